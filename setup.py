@@ -1,0 +1,34 @@
+"""Packaging of verl-v05."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="verl-v05",
+    version="0.1.0",
+    description="V0.5 for verl: a generalist value model as a prior for sparse RL rollouts",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["verl_v05*", "value_model*", "recipes*"]),
+    package_data={"verl_v05.config": ["**/*.yaml"]},
+    install_requires=[
+        "verl==0.9.1",
+        "array-api-compat",
+        "hydra-core",
+        "numpy",
+        "omegaconf",
+        "packaging",
+        "pandas",
+        "psutil",
+        "pyarrow",
+        "ray",
+        "torch",
+        "TransferQueue>=0.1.10",
+    ],
+    entry_points={"verl.plugins": ["v05 = verl_v05.plugin"]},
+)

@@ -1,0 +1,62 @@
+"""FSDP2 engines for device "cpu"; loaded in training workers through ``model.external_lib``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import reduce_tensor  # torch's own, taken before sglang replaces it
+
+
+class ShmTensor(torch.Tensor):
+    """CPU tensor that is pickled through shared memory.
+
+    sglang replaces torch's tensor reducer by one that indexes a slot only CUDA tensors have. A subclass is not
+    in the pickler's dispatch table, so pickling comes here and yields a plain tensor at the other end.
+    """
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        return reduce_tensor(self.as_subclass(torch.Tensor))
+
+
+def _register() -> None:
+    from verl.workers.engine.base import EngineRegistry
+    from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
+
+    class OnCpu:
+        """What differs on the CPU, whatever the head."""
+
+        def __init__(self, *args: Any, **kwargs: Any):
+            # Trainer and sglang are unrelated processes and cannot pass file descriptors: share by name.
+            torch.multiprocessing.set_sharing_strategy("file_system")
+            super().__init__(*args, **kwargs)
+
+        def _build_fsdp_module(self, module: torch.nn.Module) -> torch.nn.Module:
+            # A forward-only engine asks for offload to pinned memory, which needs a driver; here its
+            # parameters are in host memory already.
+            forward_only = self.engine_config.forward_only
+            object.__setattr__(self.engine_config, "forward_only", False)
+            try:
+                return super()._build_fsdp_module(module)
+            finally:
+                object.__setattr__(self.engine_config, "forward_only", forward_only)
+
+        def get_per_tensor_param(self, **kwargs: Any) -> tuple[Iterator[tuple[str, torch.Tensor]], Any]:
+            params, peft = super().get_per_tensor_param(**kwargs)
+            return ((name, p.detach().clone().as_subclass(ShmTensor)) for name, p in params), peft
+
+    @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
+    class CpuEngineWithLMHead(OnCpu, FSDPEngineWithLMHead):
+        pass
+
+    @EngineRegistry.register(model_type="value_model", backend=["fsdp", "fsdp2"], device="cpu")
+    class CpuEngineWithValueHead(OnCpu, FSDPEngineWithValueHead):
+        pass
+
+
+# external_lib is imported by sglang's servers and the driver too; only training workers, which carry this
+# variable of verl's, have any use for the engines and should pay for their import.
+if "WG_BACKEND" in os.environ:
+    _register()

@@ -1,0 +1,67 @@
+"""Entry point of the group ``verl.plugins``: importing it makes verl aware of V0.5.
+
+verl imports plugins at the end of its own import, in every process, and hides what they raise. So this module
+does little (it must not slow down processes that never train) and nothing that may fail: the CPU platform is
+registered at once; trainer and estimator follow when verl's V1 trainer is imported, outside verl's reach,
+where an error is an error.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+from omegaconf import OmegaConf
+
+TRAINER_PACKAGE = "verl.trainer.ppo.v1"
+
+
+class _ThenImport(Loader):
+    """Loader that imports ``follower`` after the module it loads."""
+
+    def __init__(self, loader: Loader, follower: str):
+        self._loader = loader
+        self._follower = follower
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        import_module(self._follower)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+class RegisterWithTrainer(MetaPathFinder):
+    """Imports ``verl_v05.trainer``, which registers itself, once verl's V1 trainer package is imported."""
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        if fullname != TRAINER_PACKAGE:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        spec.loader = _ThenImport(spec.loader, "verl_v05.trainer")
+        return spec
+
+
+def register() -> None:
+    """Idempotent."""
+    import_module("verl_v05.platform.cpu")
+    OmegaConf.register_new_resolver("v05_platform", _platform, replace=True)
+    if not any(isinstance(finder, RegisterWithTrainer) for finder in sys.meta_path):
+        sys.meta_path.insert(0, RegisterWithTrainer())
+
+
+def _platform() -> str:
+    """Name of the config in ``platform/`` for this machine: "cpu" where verl finds no accelerator."""
+    from verl.plugin.platform import get_platform
+
+    return "cpu" if get_platform().device_name == "cpu" else "gpu"
+
+
+register()

@@ -1,0 +1,63 @@
+"""What a prior is: a batch of prompts in, a success probability or "missing" for each out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Query:
+    """A prompt whose success probability is asked for."""
+
+    prompt_id: str  # the same for the same prompt in every step and run
+    text: str
+    data_source: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one step measured on a prompt."""
+
+    query: Query
+    success: float  # mean success over the k rollouts, in [0, 1]
+    k: int
+
+
+class Prior(ABC):
+    """Predicts success probabilities before any rollout of the step is scored.
+
+    Invariants the caller keeps: ``predict`` and ``update`` are never called at the same time, a step's
+    outcomes arrive only after all of its predictions, and steps come in order.
+    """
+
+    @abstractmethod
+    def predict(self, queries: Sequence[Query], context: Sequence[Outcome] | None, step: int) -> np.ndarray:
+        """Success probability of each query, shape (queries,), in [0, 1]; NaN where there is none.
+
+        Args:
+            queries: the prompts.
+            context: sample of the support buffer, both classes present; None while the buffer is too small.
+            step: training step the prompts belong to.
+        """
+
+    def update(self, outcomes: Sequence[Outcome], step: int) -> None:
+        """Learn from what the step measured."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-serialisable state for a checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+
+
+class NoPrior(Prior):
+    """Knows nothing: every prior is missing, so the baseline is the group mean."""
+
+    def predict(self, queries: Sequence[Query], context: Sequence[Outcome] | None, step: int) -> np.ndarray:
+        return np.full(len(queries), np.nan)

@@ -1,0 +1,63 @@
+"""Beta tracker of each prompt's own past outcomes, with the global mean for prompts not seen yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from verl_v05.prior.base import Outcome, Prior, Query
+
+
+class HistoryPrior(Prior):
+    """p = (a + strength * g) / (a + b + strength).
+
+    a and b are the prompt's successes and failures so far, multiplied by ``forgetting`` at each new
+    visit because the policy has moved on since; g is the success rate over all prompts, forgotten at the
+    same rate per step. A prompt never seen gets g.
+
+    Args:
+        forgetting: factor on old counts at each visit, in [0, 1]; 1 never forgets.
+        strength: pseudo-rollouts the global mean is worth, > 0.
+        min_rollouts: until this many rollouts were seen in all, every prior is missing.
+    """
+
+    def __init__(self, forgetting: float = 0.75, strength: float = 1.0, min_rollouts: int = 64):
+        if not 0 <= forgetting <= 1:
+            raise ValueError(f"algorithm.v05.prior.kwargs.forgetting={forgetting} must be in [0, 1]")
+        if not strength > 0:
+            raise ValueError(f"algorithm.v05.prior.kwargs.strength={strength} must be positive")
+        self.forgetting = forgetting
+        self.strength = strength
+        self.min_rollouts = min_rollouts
+        self._counts: dict[str, tuple[float, float]] = {}  # prompt_id -> (successes, failures)
+        self._global = (0.0, 0.0)
+        self._rollouts_seen = 0
+
+    def predict(self, queries: Sequence[Query], context: Sequence[Outcome] | None, step: int) -> np.ndarray:
+        if self._rollouts_seen < self.min_rollouts:
+            return np.full(len(queries), np.nan)
+        success, failure = self._global
+        global_mean = success / (success + failure)
+        counts = np.array([self._counts.get(q.prompt_id, (0.0, 0.0)) for q in queries]).reshape(-1, 2)
+        return (counts[:, 0] + self.strength * global_mean) / (counts.sum(axis=1) + self.strength)
+
+    def update(self, outcomes: Sequence[Outcome], step: int) -> None:
+        for outcome in outcomes:
+            old = self._counts.get(outcome.query.prompt_id, (0.0, 0.0))
+            self._counts[outcome.query.prompt_id] = self._add(old, outcome.success * outcome.k, outcome.k)
+        rollouts = sum(o.k for o in outcomes)
+        self._global = self._add(self._global, sum(o.success * o.k for o in outcomes), rollouts)
+        self._rollouts_seen += rollouts
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"counts": self._counts, "global": self._global, "rollouts_seen": self._rollouts_seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._counts = {prompt_id: tuple(pair) for prompt_id, pair in state["counts"].items()}
+        self._global = tuple(state["global"])
+        self._rollouts_seen = state["rollouts_seen"]
+
+    def _add(self, old: tuple[float, float], successes: float, rollouts: int) -> tuple[float, float]:
+        return self.forgetting * old[0] + successes, self.forgetting * old[1] + rollouts - successes

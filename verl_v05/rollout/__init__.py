@@ -1,0 +1,1 @@
+"""Dynamic-sampling rollouts: who gets how many, and when."""

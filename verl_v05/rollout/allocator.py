@@ -1,0 +1,166 @@
+"""The allocator: one actor a run that holds the prior, the support buffer and every open group.
+
+Invariants:
+- priors are asked for when a batch opens, so they are computed while its first rollouts generate;
+- a group gets its answer (0 = complete) exactly once per settled dispatch, and is never left waiting:
+  a prior that raises, times out or answers nonsense is missing, and counted;
+- the support buffer and the prior learn from a step only when the step is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from verl_v05.identity import fingerprint
+from verl_v05.prior import Outcome, Prior, Query, make_prior
+from verl_v05.prior.support_buffer import SupportBuffer
+from verl_v05.rollout.group import Group
+from verl_v05.rollout.record import StepRecord
+from verl_v05.rollout.schedule import make_schedule
+from verl_v05.settings import V05Settings
+
+logger = logging.getLogger(__name__)
+
+
+def _prior_thread() -> ThreadPoolExecutor:
+    """One thread: predict and update are never concurrent, and a slow provider does not block the event loop."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="prior")
+
+
+class Batch:
+    """The groups of one ``generate_sequences`` call and the answers they wait for."""
+
+    def __init__(self, groups: Sequence[Group], record: StepRecord, settings: V05Settings, prior: asyncio.Task[None]):
+        self.record = record
+        self.schedule = make_schedule(groups, settings)
+        self.prior = prior
+        self._answers: dict[str, asyncio.Future[int]] = {}
+
+    async def settled(self, group: Group) -> int:
+        """Wait for the schedule's answer to a group whose rollouts have settled."""
+        answer = self._answers[group.uid] = asyncio.get_running_loop().create_future()
+        for uid, extra in self.schedule.settled(group.uid).items():
+            self._answers.pop(uid).set_result(extra)
+        return await answer
+
+
+class Allocator:
+    """Async Ray actor (a plain class here; the manager makes it remote)."""
+
+    def __init__(self, settings: V05Settings):
+        self.settings = settings
+        self.prior: Prior = make_prior(settings.prior)
+        self.support = SupportBuffer(settings.support.capacity, settings.support.sample, settings.support.seed)
+        self._batch_of: dict[str, Batch] = {}
+        self._group_of: dict[str, Group] = {}
+        self._records: dict[int, StepRecord] = {}
+        self._problems: list[str] = []
+        self._prior_thread = _prior_thread()
+
+    def fingerprint(self) -> str:
+        """Identity of the code this process runs, to be compared with the driver's."""
+        return fingerprint()
+
+    async def open_batch(self, step: int, uids: Sequence[str], queries: Sequence[Query]) -> None:
+        """Register a batch's groups and start asking for their priors."""
+        groups = [Group(uid, query, spent=self.settings.k_init) for uid, query in zip(uids, queries, strict=True)]
+        record = self._records.setdefault(step, StepRecord(step))
+        context = self.support.sample(step, len(record.groups))
+        record.groups.extend(groups)
+        task = asyncio.create_task(self._ask_prior(groups, context, record))
+        batch = Batch(groups, record, self.settings, task)
+        self._group_of |= {g.uid: g for g in groups}
+        self._batch_of |= dict.fromkeys(uids, batch)
+
+    async def settle(self, uid: str, rewards: dict[int, float], failed: int, problems: Sequence[str] = ()) -> int:
+        """Take the rewards of a group's settled rollouts; answer how many more to start (0 = complete).
+
+        Args:
+            rewards: session -> outcome reward in [-1, 1].
+            failed: sessions that raised or returned nothing.
+            problems: what was wrong with rewards that could not be used; the step then fails when closed.
+        """
+        group, batch = self._group_of[uid], self._batch_of[uid]
+        group.rewards.update(rewards)
+        group.failed += failed
+        self._problems.extend(problems)
+        scored_at = time.monotonic()
+        await batch.prior
+        batch.record.prior_wait_s = max(batch.record.prior_wait_s, time.monotonic() - scored_at)
+        return await batch.settled(group)
+
+    async def close_step(self, step: int) -> StepRecord:
+        """Return the step's record and let the support buffer and the prior learn from it.
+
+        Raises:
+            ValueError: a reward of the step was NaN, out of range or absent.
+        """
+        if self._problems:
+            shown = "\n  ".join(self._problems[:5])
+            raise ValueError(f"{len(self._problems)} outcome reward(s) cannot be used, the first:\n  {shown}")
+        record = self._records.pop(step)
+        for group in record.groups:
+            del self._group_of[group.uid], self._batch_of[group.uid]
+        outcomes = record.outcomes()
+        self.support.add(outcomes)
+        try:
+            await self._in_prior_thread(self.prior.update, outcomes, step)
+        except Exception:
+            logger.exception("prior did not learn from step %d", step)
+            record.prior_failures += 1
+        return record
+
+    async def state_dict(self) -> dict[str, Any]:
+        """JSON-serialisable state: support buffer and prior."""
+        prior = await self._in_prior_thread(self.prior.state_dict)
+        return {"provider": self.settings.prior.provider, "prior": prior, "support": self.support.state_dict()}
+
+    async def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`.
+
+        Raises:
+            ValueError: the state was written by another provider.
+        """
+        if state["provider"] != self.settings.prior.provider:
+            raise ValueError(
+                f"the checkpoint's prior is {state['provider']!r}, the run's algorithm.v05.prior.provider is "
+                f"{self.settings.prior.provider!r}; set it back, or resume with algorithm.v05.allow_missing_state=true"
+            )
+        self.support.load_state_dict(state["support"])
+        await self._in_prior_thread(self.prior.load_state_dict, state["prior"])
+
+    async def _ask_prior(self, groups: Sequence[Group], context: list[Outcome] | None, record: StepRecord) -> None:
+        asked_at = time.monotonic()
+        queries = [g.query for g in groups]
+        try:
+            probability = await self._in_prior_thread(self.prior.predict, queries, context, record.step)
+            probability = np.asarray(probability, dtype=np.float64)
+            if probability.shape != (len(groups),):
+                raise ValueError(f"prior answered shape {probability.shape} to {len(groups)} prompts")
+            out_of_range = ~np.isnan(probability) & ~((probability >= 0) & (probability <= 1))
+            if out_of_range.any():
+                raise ValueError(f"prior answered {probability[out_of_range][0]}, which is no probability")
+        except Exception:
+            logger.exception("prior of step %d failed; its %d prompts count as missing", record.step, len(groups))
+            record.prior_failures += 1
+            probability = np.full(len(groups), math.nan)
+        for group, p in zip(groups, probability, strict=True):
+            group.prior = 2 * float(p) - 1
+        record.prior_latency_s += time.monotonic() - asked_at
+
+    async def _in_prior_thread(self, function: Any, *args: Any) -> Any:
+        call = asyncio.get_running_loop().run_in_executor(self._prior_thread, function, *args)
+        try:
+            return await asyncio.wait_for(call, self.settings.prior.timeout_s)
+        except TimeoutError:
+            # The thread cannot be stopped; leave it behind so that the next call does not queue after it.
+            self._prior_thread = _prior_thread()
+            raise

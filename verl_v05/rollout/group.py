@@ -1,0 +1,46 @@
+"""A group: one prompt's rollouts in one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from verl_v05.prior.base import Query
+
+
+@dataclass
+class Group:
+    """Mutable record of a prompt's rollouts; sessions are numbered 0.. in the order they were dispatched."""
+
+    uid: str
+    query: Query
+    spent: int  # rollouts dispatched, failed ones included
+    prior: float = float("nan")  # V = 2p - 1, NaN while missing
+    rewards: dict[int, float] = field(default_factory=dict)  # session -> outcome reward in [-1, 1]
+    failed: int = 0
+    dispatches: int = 1
+    asked: int = 0  # extra rollouts wanted by OSLA
+    padded: int = 0  # extra rollouts received as padding of a dispatch
+    cut: int = 0  # extra rollouts wanted but refused by the cap
+
+    @property
+    def k(self) -> int:
+        """Scored rollouts."""
+        return len(self.rewards)
+
+    @property
+    def mean_reward(self) -> float:
+        """Mean outcome reward, in [-1, 1]; 0 if nothing was scored."""
+        # Session order, not order of arrival: float sums must not depend on timing.
+        return float(np.mean([self.rewards[s] for s in sorted(self.rewards)])) if self.rewards else 0.0
+
+    def grant(self, asked: int, padded: int = 0, cut: int = 0) -> int:
+        """Book extra rollouts and return how many to start."""
+        self.asked += asked + cut
+        self.padded += padded
+        self.cut += cut
+        extra = asked + padded
+        self.spent += extra
+        self.dispatches += extra > 0
+        return extra

@@ -1,0 +1,71 @@
+"""Agent-loop manager that opens each training batch at the allocator before verl's workers start on it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from typing import Any
+
+import ray
+from tensordict import TensorDict
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
+
+from verl_v05.contract import check_contract
+from verl_v05.identity import check_same
+from verl_v05.prior import Query
+from verl_v05.rollout.allocator import Allocator
+from verl_v05.rollout.worker import V05AgentLoopWorker
+from verl_v05.settings import load_settings
+
+# Every open group of a step may wait in the allocator at once.
+MAX_OPEN_GROUPS = 1_000_000
+
+
+class V05AgentLoopManager(AgentLoopManagerTQ):
+    """Set as ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        check_contract()
+        super().__init__(*args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(V05AgentLoopWorker)
+        self.allocator = (
+            ray.remote(Allocator)
+            .options(num_cpus=0, max_concurrency=MAX_OPEN_GROUPS)
+            .remote(load_settings(self.config))
+        )
+
+    async def _init_agent_loop_workers(self) -> None:
+        await super()._init_agent_loop_workers()
+        identities = await asyncio.gather(
+            self.allocator.fingerprint.remote(),
+            *(worker.attach.remote(self.allocator) for worker in self.agent_loop_workers),
+        )
+        for name, theirs in zip(["the allocator", *self.agent_loop_workers], identities, strict=True):
+            check_same(str(name), theirs)
+
+    def generate_sequences(self, prompts: TensorDict) -> None:
+        """Dispatch a batch without blocking; training batches are registered with the allocator first."""
+        if "validate" not in prompts:
+            ray.get(
+                self.allocator.open_batch.remote(int(prompts["global_steps"]), list(prompts["uid"]), queries(prompts))
+            )
+        super().generate_sequences(prompts)
+
+
+def queries(prompts: TensorDict) -> list[Query]:
+    """One :class:`Query` a row; the prompt id is a digest of the chat messages."""
+    messages = [list(m) for m in prompts["raw_prompt"]]
+    sources = list(prompts["data_source"]) if "data_source" in prompts else ["unknown"] * len(messages)
+    return [Query(prompt_id(m), prompt_text(m), str(s)) for m, s in zip(messages, sources, strict=True)]
+
+
+def prompt_id(messages: list[dict[str, Any]]) -> str:
+    """Stable id of a chat prompt."""
+    canonical = json.dumps(messages, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.blake2b(canonical.encode(), digest_size=12).hexdigest()
+
+
+def prompt_text(messages: list[dict[str, Any]]) -> str:
+    """Text a value model reads: the user's turns."""
+    return "\n".join(str(m["content"]) for m in messages if m.get("role") == "user")

@@ -1,0 +1,34 @@
+"""What a step measured: the closed groups with their priors, rewards and costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from verl_v05.prior.base import Outcome
+from verl_v05.rollout.group import Group
+
+
+@dataclass
+class StepRecord:
+    """All groups of one training step, in batch order."""
+
+    step: int
+    groups: list[Group] = field(default_factory=list)
+    prior_latency_s: float = 0.0  # from asking for the priors to having them, summed over the step's batches
+    prior_wait_s: float = 0.0  # longest time a scored group waited for them: its share of the critical path
+    prior_failures: int = 0  # batches whose provider raised, timed out or answered nonsense
+
+    @property
+    def scored(self) -> list[Group]:
+        """Groups with at least one reward."""
+        return [g for g in self.groups if g.k]
+
+    def outcomes(self) -> list[Outcome]:
+        """Mean success of each scored group, for the support buffer and the prior."""
+        return [Outcome(g.query, (g.mean_reward + 1) / 2, g.k) for g in self.scored]
+
+    def column(self, name: str) -> np.ndarray:
+        """One attribute of every group, shape (groups,)."""
+        return np.array([getattr(g, name) for g in self.groups])

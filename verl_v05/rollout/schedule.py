@@ -1,0 +1,111 @@
+"""Schedules: when a scored group may ask for more rollouts, and what it gets (paper section 4.1.3, step 4).
+
+A schedule is told of each group whose dispatched rollouts have all settled and answers with the groups
+it releases: uid -> number of rollouts to start now, 0 meaning the group is complete. It does no waiting
+and no I/O, so recorded rewards can be replayed through it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from verl_v05.allocation import extra_rollouts, pad_dispatch
+from verl_v05.fusion import squared_bias
+from verl_v05.rollout.group import Group
+from verl_v05.settings import V05Settings
+
+
+class Schedule(ABC):
+    """Allocation of the groups of one batch."""
+
+    def __init__(self, groups: Sequence[Group], settings: V05Settings):
+        self.groups = {group.uid: group for group in groups}
+        self.settings = settings
+
+    @abstractmethod
+    def settled(self, uid: str) -> dict[str, int]:
+        """All rollouts dispatched for ``uid`` have settled; return the groups released by that."""
+
+    def _asks(self, groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(rollouts asked for, k, spent, squared bias) of each group."""
+        k = np.array([g.k for g in groups])
+        spent = np.array([g.spent for g in groups])
+        # A group with nothing scored says nothing about its prior: no bias, no ask.
+        prior = np.array([g.prior if g.k else np.nan for g in groups])
+        bias_sq = squared_bias(np.array([g.mean_reward for g in groups]), np.maximum(k, 1), prior)
+        s = self.settings
+        return extra_rollouts(k, spent, bias_sq, cost=s.cost, k_max=s.k_max, step=s.rollouts_per_ask), k, spent, bias_sq
+
+
+class Fixed(Schedule):
+    """k_init rollouts for every prompt, never more (Figure 5)."""
+
+    def settled(self, uid: str) -> dict[str, int]:
+        return {uid: 0}
+
+
+class Streaming(Schedule):
+    """Each group decides as soon as it is scored; an optional cap bounds the rollouts of the step.
+
+    Under a cap, who is cut depends on the order in which groups finish.
+    """
+
+    def __init__(self, groups: Sequence[Group], settings: V05Settings):
+        super().__init__(groups, settings)
+        cap = settings.max_rollouts_per_step
+        self._left = float("inf") if cap is None else cap - sum(g.spent for g in groups)
+
+    def settled(self, uid: str) -> dict[str, int]:
+        group = self.groups[uid]
+        asked = int(self._asks([group])[0][0])
+        granted = int(max(0, min(asked, self._left)))
+        self._left -= granted
+        return {uid: group.grant(granted, cut=asked - granted)}
+
+
+class Rounds(Schedule):
+    """The paper's schedule: all groups finish a round before the next is decided.
+
+    A round is dispatched only if at least ``halt_share`` of the prompts ask; otherwise the batch halts
+    and every group is released. Dispatches are padded to ``pad_multiple`` with real rollouts, which go to
+    groups with a prior only: without one, more rollouts cannot settle a disagreement.
+    """
+
+    def __init__(self, groups: Sequence[Group], settings: V05Settings):
+        super().__init__(groups, settings)
+        self._running = set(self.groups)
+
+    def settled(self, uid: str) -> dict[str, int]:
+        self._running.discard(uid)
+        return {} if self._running else self._next_round()
+
+    def _next_round(self) -> dict[str, int]:
+        groups = list(self.groups.values())
+        asked, k, spent, bias_sq = self._asks(groups)
+        if not asked.any() or (asked > 0).sum() < self.settings.halt_share * len(groups):
+            return dict.fromkeys(self.groups, 0)
+        paddable = ~np.isnan([g.prior for g in groups])
+        padded = np.zeros_like(asked)
+        padded[paddable] = pad_dispatch(
+            asked[paddable],
+            k[paddable],
+            spent[paddable],
+            bias_sq[paddable],
+            multiple=self.settings.pad_multiple,
+            k_max=self.settings.k_max,
+        )
+        granted = {g.uid: g.grant(int(a), padded=int(p)) for g, a, p in zip(groups, asked, padded, strict=True)}
+        released = {uid: extra for uid, extra in granted.items() if extra}
+        self._running = set(released)
+        return released
+
+
+SCHEDULES: dict[str, type[Schedule]] = {"rounds": Rounds, "streaming": Streaming, "fixed": Fixed}
+
+
+def make_schedule(groups: Sequence[Group], settings: V05Settings) -> Schedule:
+    """The configured schedule over the groups of one batch."""
+    return SCHEDULES[settings.schedule](groups, settings)

@@ -1,0 +1,106 @@
+"""Agent-loop worker whose groups grow: verl's sessions, scoring and storage, our number of them.
+
+Overrides two private methods of verl's worker (pinned in ``verl_v05.contract``): ``_run_prompt``, whose body
+says where n may be made dynamic, and ``_agent_loop_postprocess``, to hand the outcome reward back.
+
+Invariants:
+- validation prompts take verl's own path;
+- a prompt's terminal status is published only after all of its sessions, extra ones included, have settled;
+- a failed session never stops its group: the group goes on with the rewards it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import ray
+import transfer_queue as tq
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ, apply_greedy_sampling_params
+
+from verl_v05.contract import check_contract
+from verl_v05.identity import fingerprint
+from verl_v05.rollout.outcome import OutcomeError, outcome_reward, shaping_reward
+from verl_v05.settings import load_settings
+
+logger = logging.getLogger(__name__)
+
+# verl exports the actor class only; Ray keeps the class it was made of here.
+_VerlWorker = AgentLoopWorkerTQ.__ray_metadata__.modified_class
+
+
+class V05AgentLoopWorker(_VerlWorker):
+    """``AgentLoopWorkerTQ`` with dynamic sampling (SPEC section 3)."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        check_contract()
+        super().__init__(*args, **kwargs)
+        self.settings = load_settings(self.config)
+        self.allocator: ray.actor.ActorHandle | None = None
+
+    def attach(self, allocator: ray.actor.ActorHandle) -> str:
+        """Give the worker the run's allocator; returns the identity of the code it runs."""
+        self.allocator = allocator
+        return fingerprint()
+
+    async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
+        if trajectory["validate"]:
+            await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+            return
+        uid = prompt["uid"]
+        await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
+        prompt.pop("__rollout_n__", None)
+        if not prompt.pop("__do_sample__", True):
+            sampling_params = dict(sampling_params)
+            apply_greedy_sampling_params(sampling_params)
+
+        failed, first, extra = 0, 0, self.settings.k_init
+        try:
+            while extra:
+                sessions = range(first, first + extra)
+                rewards, problems, errors = await self._run_sessions(
+                    sessions, prompt, sampling_params, trajectory, trace
+                )
+                failed += errors
+                first += extra
+                extra = await self.allocator.settle.remote(uid, rewards, errors, problems)
+        except Exception:
+            # The allocator is gone: the trainer fails when it closes the step. Let it get there.
+            logger.exception("prompt %s stops at %d rollouts", uid, first)
+            failed += 1
+        await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure" if failed else "finished"})
+
+    async def _run_sessions(
+        self, sessions: range, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool
+    ) -> tuple[dict[int, float], list[str], int]:
+        """Run sessions to the end; returns (session -> outcome reward, unusable rewards, failed sessions)."""
+        results = await asyncio.gather(
+            *(
+                self._run_agent_loop(sampling_params, trajectory=trajectory, trace=trace, session_id=s, **prompt)
+                for s in sessions
+            ),
+            return_exceptions=True,
+        )
+        rewards, problems, failed = {}, [], 0
+        for session, result in zip(sessions, results, strict=True):
+            if isinstance(result, OutcomeError):
+                problems.append(f"prompt {prompt['uid']} (data source {prompt.get('data_source')!r}): {result}")
+            elif isinstance(result, BaseException):
+                logger.error("session %d of prompt %s failed", session, prompt["uid"], exc_info=result)
+                failed += 1
+            elif result is None:
+                failed += 1
+            else:
+                rewards[session] = result
+        return rewards, problems, failed
+
+    async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> float | None:
+        """Store the output as verl does; return its outcome reward, None for validation or an empty output."""
+        await super()._agent_loop_postprocess(output, validate, **kwargs)
+        outputs = output if isinstance(output, list) else [output]
+        if validate or not outputs:
+            return None
+        info = outputs[-1].extra_fields.get("reward_extra_info", {})
+        shaping_reward(info, self.settings.outcome)  # raises now, with the prompt's name, rather than in the trainer
+        return outcome_reward(info, self.settings.outcome)

@@ -1,0 +1,53 @@
+"""Cross-checks of the whole trainer config: what must fit together for V0.5 to be what it says."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl_v05.prior import make_prior
+from verl_v05.settings import SettingsError, V05Settings, load_settings
+
+MANAGER = "verl_v05.rollout.manager.V05AgentLoopManager"
+
+
+def check_run(config: DictConfig) -> V05Settings:
+    """Validate a composed config; needs neither Ray nor an accelerator.
+
+    Raises:
+        SettingsError: naming the key, its value and what is allowed.
+    """
+    settings = load_settings(config)
+    make_prior(settings.prior)
+    _must_be(config, "algorithm.adv_estimator", "v05")
+    _must_be(config, "trainer.v1.trainer_mode", "v05")
+    _must_be(config, "trainer.use_v1", True)
+    _must_be(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class", MANAGER)
+    _must_be(config, "actor_rollout_ref.rollout.n", settings.k_init, "algorithm.v05.k_init")
+    _must_be(config, "algorithm.use_kl_in_reward", False, "V0.5 rewards are outcomes; use actor.use_kl_loss")
+    _must_be(config, "algorithm.filter_groups.enable", False, "groups of equal rewards carry signal against the prior")
+    _must_be(config, "distillation.enabled", False, "not supported with V0.5")
+    if OmegaConf.select(config, "reward.reward_model.enable"):
+        _must_be(config, "reward.reward_model.enable_resource_pool", True, "rewards are needed while rollouts generate")
+    _check_batches(config, settings)
+    return settings
+
+
+def _check_batches(config: DictConfig, settings: V05Settings) -> None:
+    prompts = config.data.train_batch_size
+    mini = config.actor_rollout_ref.actor.ppo_mini_batch_size
+    if not 1 <= mini <= prompts or prompts % mini:
+        raise SettingsError(
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} (in prompts) must divide "
+            f"data.train_batch_size={prompts}"
+        )
+    cap, first = settings.max_rollouts_per_step, prompts * settings.k_init
+    if cap is not None and cap < first:
+        raise SettingsError(
+            f"algorithm.v05.max_rollouts_per_step={cap} must be at least train_batch_size x k_init = {first}"
+        )
+
+
+def _must_be(config: DictConfig, key: str, allowed: object, why: str = "") -> None:
+    value = OmegaConf.select(config, key)
+    if value != allowed:
+        raise SettingsError(f"{key}={value!r} is not allowed: with V0.5 it must be {allowed!r}{why and f' ({why})'}")

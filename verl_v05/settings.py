@@ -1,0 +1,143 @@
+"""Typed, validated form of the hydra group ``algorithm.v05``. Defaults are the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from verl_v05.advantage import GROUP_WEIGHTINGS
+
+KEY = "algorithm.v05"
+SCHEDULES = ("rounds", "streaming", "fixed")
+TO_TARGET = "to_target"
+
+
+class SettingsError(ValueError):
+    """A value of ``algorithm.v05`` is unknown or impossible; the message names key, value and what is allowed."""
+
+
+@dataclass
+class OutcomeSettings:
+    """Where the outcome reward comes from, and how it maps to [-1, 1]."""
+
+    key: str = "acc"  # entry of the reward function's extra info ("acc" is set by verl for plain scores too)
+    low: float = 0.0  # value mapped to -1
+    high: float = 1.0  # value mapped to +1
+    shaping_key: str | None = None  # entry added to the reward in the advantage only, never to the baseline
+
+
+@dataclass
+class SupportSettings:
+    """Support buffer: the newest outcomes, sampled as the value model's context (section 4.1.3, step 1)."""
+
+    capacity: int = 512
+    sample: int = 256
+    seed: int = 0
+
+
+@dataclass
+class PriorSettings:
+    """Who predicts success probabilities."""
+
+    provider: str = "history"  # "history", "none" or the path of a verl_v05.prior.Prior subclass
+    kwargs: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the provider
+    timeout_s: float = 600.0  # after this long the batch's priors count as missing
+
+
+@dataclass
+class V05Settings:
+    """The whole group. ``k`` counts rollouts of one prompt in one step."""
+
+    schedule: str = "rounds"
+    k_init: int = 4
+    k_max: int = 16
+    cost: float = 0.0039  # marginal cost of a rollout, in squared error of the baseline (Eq. 12)
+    step: Any = 2  # rollouts asked for at a time, or "to_target"
+    halt_share: float = 0.25  # rounds: stop when fewer than this share of the prompts ask
+    pad_multiple: int = 32  # rounds: a dispatch is padded up to a multiple of this
+    max_rollouts_per_step: int | None = None  # streaming: cap on all rollouts of a step
+    sigma_floor: float = 0.1
+    group_weighting: str = "per_prompt"
+    outcome: OutcomeSettings = field(default_factory=OutcomeSettings)
+    support: SupportSettings = field(default_factory=SupportSettings)
+    prior: PriorSettings = field(default_factory=PriorSettings)
+    allow_missing_state: bool = False  # resume a checkpoint that was written without V0.5
+    record_dir: str | None = None  # one parquet a step: every rollout's reward, prior and advantage
+
+    def __post_init__(self) -> None:
+        _require("schedule", self.schedule, self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+        _require("k_init", self.k_init, self.k_init >= 1, "at least 1")
+        _require("k_max", self.k_max, self.k_max >= self.k_init, f"at least k_init ({self.k_init})")
+        _require("cost", self.cost, self.cost > 0, "a positive number")
+        _require("step", self.step, self.step == TO_TARGET or _is_count(self.step), f"an integer >= 1 or {TO_TARGET!r}")
+        _require("halt_share", self.halt_share, 0 <= self.halt_share <= 1, "in [0, 1]")
+        _require("pad_multiple", self.pad_multiple, self.pad_multiple >= 1, "at least 1")
+        cap = self.max_rollouts_per_step
+        _require(
+            "max_rollouts_per_step",
+            cap,
+            cap is None or (self.schedule == "streaming" and cap >= 1),
+            "null, or a positive integer with schedule=streaming (rounds are bounded by halt_share)",
+        )
+        _require("sigma_floor", self.sigma_floor, 0 < self.sigma_floor <= 1, "in (0, 1]")
+        _require(
+            "group_weighting",
+            self.group_weighting,
+            self.group_weighting in GROUP_WEIGHTINGS,
+            f"one of {', '.join(GROUP_WEIGHTINGS)}",
+        )
+        _require("outcome.high", self.outcome.high, self.outcome.high > self.outcome.low, "greater than outcome.low")
+        _require("support.capacity", self.support.capacity, self.support.capacity >= 1, "at least 1")
+        _require(
+            "support.sample",
+            self.support.sample,
+            1 <= self.support.sample <= self.support.capacity,
+            f"in [1, support.capacity ({self.support.capacity})]",
+        )
+        _require("prior.timeout_s", self.prior.timeout_s, self.prior.timeout_s > 0, "a positive number of seconds")
+
+    @property
+    def rollouts_per_ask(self) -> int | None:
+        """``step`` as :func:`verl_v05.allocation.extra_rollouts` takes it: None means to the target."""
+        return None if self.step == TO_TARGET else int(self.step)
+
+
+def load_settings(config: DictConfig) -> V05Settings:
+    """Read and check ``algorithm.v05`` of a full trainer config.
+
+    Raises:
+        SettingsError: the group is missing, or a key or value in it is unknown, mistyped or impossible.
+    """
+    group = OmegaConf.select(config, KEY)
+    if group is None:
+        raise SettingsError(
+            f"{KEY} is missing: start from `--config-path pkg://verl_v05.config --config-name v05`, or add "
+            "`+algorithm/v05=rounds` and `hydra.searchpath=[pkg://verl_v05.config]` to your command"
+        )
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(V05Settings), group)
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise SettingsError(_explain(error)) from error
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    where = f"{KEY}.{error.full_key}" if error.full_key else KEY
+    parent = error.parent_node
+    known = ""
+    if parent is not None and error.key is not None and not hasattr(parent._metadata.object_type, str(error.key)):
+        names = getattr(parent._metadata.object_type, "__dataclass_fields__", {})
+        known = f" (known keys: {', '.join(names)})" if error.key not in names else ""
+    return f"{where}: {str(error.msg).splitlines()[0]}{known}"
+
+
+def _require(key: str, value: object, ok: bool, allowed: str) -> None:
+    if not ok:
+        raise SettingsError(f"{KEY}.{key}={value!r} is not allowed: it must be {allowed}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

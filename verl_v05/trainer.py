@@ -1,0 +1,135 @@
+"""``trainer.v1.trainer_mode=v05``: verl's synchronous V1 trainer for groups of different size.
+
+What it changes in ``PPOTrainerSync``, and nothing else:
+- advantage: the step's priors and outcome rewards are put within the estimator's reach;
+- mini-batches: their number is fixed (train_batch_size / ppo_mini_batch_size), their rows are not;
+- checkpoint: the support buffer and the prior are saved before verl marks the checkpoint as complete,
+  and restored before the first step.
+
+All overrides of private methods of verl's trainer are in this file and pinned in ``verl_v05.contract``.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import ray
+import transfer_queue as tq
+from omegaconf import DictConfig
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.metric import reduce_metrics
+from verl.utils.py_functional import rename_dict
+
+from verl_v05.contract import check_contract
+from verl_v05.estimator import StepInputs, step_inputs
+from verl_v05.metrics import step_metrics
+from verl_v05.recorder import write_step
+from verl_v05.rollout.manager import V05AgentLoopManager
+from verl_v05.rollout.outcome import shaping_reward
+from verl_v05.rows import StepRows, match_rows
+from verl_v05.run_check import check_run
+from verl_v05.state import load_state, save_state
+
+NAME = "v05"
+
+
+@register_trainer(NAME)
+class V05Trainer(PPOTrainerSync):
+    """Synchronous trainer whose batches have a variable number of rows."""
+
+    def __init__(self, config: DictConfig):
+        check_contract()
+        self.settings = check_run(config)
+        super().__init__(config)
+
+    @property
+    def trainer_mode(self) -> str:
+        """verl treats every mode but the literal "sync" as asynchronous."""
+        return "sync"
+
+    @trainer_mode.setter
+    def trainer_mode(self, name: str) -> None:
+        """verl assigns the registered name; the mode stays "sync"."""
+
+    def fit(self, agent_loop_manager: V05AgentLoopManager) -> None:
+        """Restore the allocator's state if the run resumes, then train."""
+        if not isinstance(agent_loop_manager, V05AgentLoopManager):
+            raise TypeError(
+                f"trainer_mode={NAME} needs agent_loop_manager_class="
+                f"{V05AgentLoopManager.__module__}.{V05AgentLoopManager.__name__}; got {type(agent_loop_manager).__name__}"
+            )
+        self._allocator = agent_loop_manager.allocator
+        if self.global_steps > 0:
+            state = load_state(self._checkpoint_folder(resumed=True), self.settings.allow_missing_state)
+            if state is not None:
+                ray.get(self._allocator.load_state_dict.remote(state))
+        super().fit(agent_loop_manager)
+
+    def _checkpoint_folder(self, resumed: bool = False) -> str:
+        trainer = self.config.trainer
+        if resumed and trainer.resume_mode == "resume_path":
+            return trainer.resume_from_path
+        return os.path.join(trainer.default_local_dir, f"global_step_{self.global_steps}")
+
+    def _save_checkpoint(self) -> None:
+        save_state(self._checkpoint_folder(), ray.get(self._allocator.state_dict.remote()))
+        super()._save_checkpoint()
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        record = ray.get(self._allocator.close_step.remote(self.global_steps))
+        rows = match_rows(batch.keys, _is_padding(batch), record)
+        inputs = StepInputs(rows, self._shaping(batch, rows), self.settings)
+        with step_inputs(inputs):
+            batch = super()._compute_advantage(batch, metrics)
+        tokens = sum(tag["response_len"] for tag, pad in zip(batch.tags, _is_padding(batch), strict=True) if not pad)
+        metrics.update(step_metrics(record, rows, inputs.result, self.settings, tokens))
+        if self.settings.record_dir:
+            write_step(self.settings.record_dir, record, rows, inputs.result)
+        return batch
+
+    def _shaping(self, batch: KVBatchMeta, rows: StepRows) -> np.ndarray | float:
+        """Shaping term of each session, (S,); 0 if none is configured."""
+        if self.settings.outcome.shaping_key is None:
+            return 0.0
+        keys = [batch.keys[row] for row in rows.session_row]
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+        infos = [fields["reward_extra_info"] for fields in data["extra_fields"].tolist()]
+        return np.array([shaping_reward(info, self.settings.outcome) for info in infos])
+
+    @property
+    def _num_mini_batches(self) -> int:
+        return self.config.data.train_batch_size // self.config.actor_rollout_ref.actor.ppo_mini_batch_size
+
+    def _get_required_batch_multiple(self, dp_size: int) -> int:
+        return dp_size * self._num_mini_batches
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        """verl's, but for the size of a mini-batch: the batch's rows over a fixed number of mini-batches."""
+        actor = self.config.actor_rollout_ref.actor
+        rows = sum(not padding for padding in _is_padding(batch))
+        batch.extra_info.pop("mini_batch_size", None)
+        batch.extra_info.update(
+            {
+                "calculate_entropy": actor.calculate_entropy or actor.entropy_coeff != 0.0,
+                "distillation_use_topk": False,
+                "distillation_only": False,
+                # Real rows only: padding must not dilute the seq-mean losses, which divide by this.
+                "global_batch_size": rows / self._num_mini_batches,
+                "num_mini_batch": self._num_mini_batches,
+                "epochs": actor.ppo_epochs,
+                "seed": actor.data_loader_seed,
+                "dataloader_kwargs": {"shuffle": actor.shuffle},
+                "temperature": self.config.actor_rollout_ref.rollout.temperature,
+            }
+        )
+        output = rename_dict(self.actor_rollout_wg.update_actor(batch)["metrics"], "actor/")
+        output["perf/mfu/actor"] = output.pop("actor/mfu")
+        metrics.update(reduce_metrics(output))
+        return batch
+
+
+def _is_padding(batch: KVBatchMeta) -> list[bool]:
+    return [bool(tag.get("is_padding", False)) for tag in batch.tags]
