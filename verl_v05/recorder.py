@@ -13,9 +13,15 @@ from verl_v05.rollout.record import StepRecord
 from verl_v05.rows import StepRows
 
 
-def write_step(folder: str | os.PathLike, record: StepRecord, rows: StepRows, result: Advantages) -> Path:
-    """Write ``step_{n}.parquet`` atomically: a row a group with a scored rollout, sessions in order."""
-    per_group = [_group_row(record.step, g, rows, result) for g in range(len(rows.groups))]
+def write_step(
+    folder: str | os.PathLike, record: StepRecord, rows: StepRows, result: Advantages, used: np.ndarray
+) -> Path:
+    """Write ``step_{n}.parquet`` atomically: a row a group with a scored rollout, sessions in order.
+
+    Args:
+        used: advantage of each session as the actor reads it, (S,); ``result`` holds it as computed.
+    """
+    per_group = [_group_row(record.step, g, rows, result, used) for g in range(len(rows.groups))]
     path = Path(folder) / f"step_{record.step}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -24,7 +30,7 @@ def write_step(folder: str | os.PathLike, record: StepRecord, rows: StepRows, re
     return path
 
 
-def _group_row(step: int, index: int, rows: StepRows, result: Advantages) -> dict[str, object]:
+def _group_row(step: int, index: int, rows: StepRows, result: Advantages, used: np.ndarray) -> dict[str, object]:
     group = rows.groups[index]
     sessions = np.flatnonzero(rows.session_group == index)
     sessions = sessions[np.argsort(rows.session_number[sessions])]
@@ -45,5 +51,5 @@ def _group_row(step: int, index: int, rows: StepRows, result: Advantages) -> dic
         "baseline": result.baseline[index],
         "sigma": result.sigma[index],
         "rewards": rows.rewards[sessions],
-        "advantages": result.advantage[sessions],
+        "advantages": used[sessions],
     }

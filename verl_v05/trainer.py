@@ -18,6 +18,7 @@ import ray
 import transfer_queue as tq
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
+from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.metric import reduce_metrics
@@ -27,7 +28,6 @@ from verl_v05.contract import check_contract
 from verl_v05.estimator import StepInputs, step_inputs
 from verl_v05.metrics import step_metrics
 from verl_v05.recorder import write_step
-from verl_v05.rollout.manager import V05AgentLoopManager
 from verl_v05.rollout.outcome import shaping_reward
 from verl_v05.rows import StepRows, match_rows
 from verl_v05.run_check import check_run
@@ -54,13 +54,8 @@ class V05Trainer(PPOTrainerSync):
     def trainer_mode(self, name: str) -> None:
         """verl assigns the registered name; the mode stays "sync"."""
 
-    def fit(self, agent_loop_manager: V05AgentLoopManager) -> None:
+    def fit(self, agent_loop_manager: AgentLoopManager) -> None:
         """Restore the allocator's state if the run resumes, then train."""
-        if not isinstance(agent_loop_manager, V05AgentLoopManager):
-            raise TypeError(
-                f"trainer_mode={NAME} needs agent_loop_manager_class="
-                f"{V05AgentLoopManager.__module__}.{V05AgentLoopManager.__name__}; got {type(agent_loop_manager).__name__}"
-            )
         self._allocator = agent_loop_manager.allocator
         if self.global_steps > 0:
             state = load_state(self._checkpoint_folder(resumed=True), self.settings.allow_missing_state)
@@ -87,7 +82,7 @@ class V05Trainer(PPOTrainerSync):
         tokens = sum(tag["response_len"] for tag, pad in zip(batch.tags, _is_padding(batch), strict=True) if not pad)
         metrics.update(step_metrics(record, rows, inputs.result, self.settings, tokens))
         if self.settings.record_dir:
-            write_step(self.settings.record_dir, record, rows, inputs.result)
+            write_step(self.settings.record_dir, record, rows, inputs.result, _used_advantages(batch, rows))
         return batch
 
     def _shaping(self, batch: KVBatchMeta, rows: StepRows) -> np.ndarray | float:
@@ -129,6 +124,14 @@ class V05Trainer(PPOTrainerSync):
         output["perf/mfu/actor"] = output.pop("actor/mfu")
         metrics.update(reduce_metrics(output))
         return batch
+
+
+def _used_advantages(batch: KVBatchMeta, rows: StepRows) -> np.ndarray:
+    """Advantage of each session, (S,), read back from where the actor reads it."""
+    keys = [batch.keys[row] for row in rows.session_row]
+    data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["advantages", "response_mask"])
+    tokens = data["response_mask"].to_padded_tensor(0).sum(dim=1)
+    return (data["advantages"].to_padded_tensor(0).double().sum(dim=1) / tokens).numpy()
 
 
 def _is_padding(batch: KVBatchMeta) -> list[bool]:

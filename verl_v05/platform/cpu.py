@@ -76,6 +76,10 @@ class PlatformCPU(PlatformBase):
     vendor_name = "cpu"
     device_module = _DEVICE_MODULE
 
+    def __init__(self) -> None:
+        # sglang looks for an accelerator in the training workers too, not only in its own server.
+        os.environ.update(self.rollout_env_vars())
+
     def is_available(self) -> bool:
         return True
 

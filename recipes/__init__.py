@@ -1,0 +1,1 @@
+"""Recipes that run on top of verl_v05."""

@@ -1,0 +1,43 @@
+"""`python -m recipes.demo`: make the task, train on it with V0.5, show what happened."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from recipes.demo.launch import RunFailed, train
+from recipes.demo.make import Settings, make_demo
+from recipes.demo.report import draw_run, summary_table
+from recipes.demo.runs import read_run
+
+PROMPTS_PER_STEP = 64
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=40)
+    args = parser.parse_args()
+
+    console, started = Console(), time.monotonic()
+    task, out = args.out / "task", args.out / f"v05_{args.seed}"
+    make_demo(task, Settings(), console)
+    try:
+        train("v05", args.seed, task, out, console, steps=args.steps)
+    except RunFailed as error:
+        raise SystemExit(str(error)) from None
+    run = read_run(out / "metrics.jsonl", "v05", args.seed, rollouts_per_step=0)
+    picture = out / "run.png"
+    draw_run(run, picture)
+    console.print(summary_table(run, PROMPTS_PER_STEP))
+    console.print(f"picture: {picture}   metrics: {out}/metrics.jsonl   log: {out}/train.log")
+    console.print(f"{time.monotonic() - started:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()

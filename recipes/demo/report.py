@@ -1,0 +1,77 @@
+"""The demo's ending: a short table and a picture of one V0.5 run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from rich.table import Table
+
+from recipes.demo.runs import Run
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+GRPO_GROUP = 16
+
+
+def summary_table(run: Run, prompts_per_step: int) -> Table:
+    """Accuracy before and after, what it cost, and what GRPO with groups of 16 would have cost."""
+    accuracy, prompts = run.accuracy, prompts_per_step * run.steps
+    rollouts, tokens = int(run.rollouts.iloc[-1]), int(run.tokens.iloc[-1])
+    table = Table(title=f"V0.5 on {prompts} prompts in {run.steps} steps", show_header=False)
+    table.add_row("validation accuracy before", f"{accuracy.iloc[0]:.3f}")
+    table.add_row("validation accuracy after", f"{accuracy.iloc[-1]:.3f}")
+    table.add_row("rollouts spent", f"{rollouts} ({rollouts / prompts:.1f} a prompt)")
+    table.add_row("response tokens spent", f"{tokens}")
+    table.add_row("GRPO-16 on the same prompts", f"{prompts * GRPO_GROUP} rollouts ({prompts * GRPO_GROUP / rollouts:.1f}x)")
+    table.add_row("seconds a step", f"{run.frame['timing_s/step'].median():.1f}")
+    return table
+
+
+def draw_run(run: Run, path: Path) -> None:
+    """Write a PNG: accuracy, rollouts a prompt, what became of the priors, the baseline's error."""
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7), constrained_layout=True)
+    _draw_accuracy(axes[0, 0], run)
+    _draw_group_sizes(axes[0, 1], run)
+    _draw_priors(axes[1, 0], run)
+    _draw_baseline_error(axes[1, 1], run)
+    figure.suptitle("V0.5 demo: a prior decides which prompts deserve more rollouts")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _draw_accuracy(axis: plt.Axes, run: Run) -> None:
+    accuracy = run.accuracy
+    axis.plot(run.rollouts[accuracy.index], accuracy, marker="o")
+    axis.set(title="Validation accuracy", xlabel="training rollouts spent", ylabel="accuracy", ylim=(0, 1))
+    axis.grid(alpha=0.3)
+
+
+def _draw_group_sizes(axis: plt.Axes, run: Run) -> None:
+    columns = sorted((int(c.rsplit("_", 1)[1]), c) for c in run.frame if c.startswith("v05/k/prompts_with_"))
+    counts = run.frame[[c for _, c in columns]].dropna()
+    kept = [i for i, (k, _) in enumerate(columns) if counts.iloc[:, i].any()]
+    shades = plt.cm.viridis(np.linspace(0.9, 0.1, max(len(kept), 2)))
+    shares = counts.to_numpy().T / counts.to_numpy().sum(axis=1)
+    axis.stackplot(counts.index, shares[kept], labels=[f"k = {columns[i][0]}" for i in kept], colors=shades)
+    axis.set(title="Rollouts a prompt got", xlabel="step", ylabel="share of prompts", ylim=(0, 1))
+    axis.legend(loc="lower left", fontsize=8, ncols=2)
+
+
+def _draw_priors(axis: plt.Axes, run: Run) -> None:
+    names = ["accepted", "rejected", "missing"]
+    shares = run.frame[[f"v05/prior/{n}" for n in names]].dropna()
+    axis.stackplot(shares.index, shares.to_numpy().T, labels=names, colors=["#4c9f70", "#d1495b", "#cccccc"])
+    axis.set(title="What became of the priors", xlabel="step", ylabel="share of prompts", ylim=(0, 1))
+    axis.legend(loc="lower left", fontsize=8)
+
+
+def _draw_baseline_error(axis: plt.Axes, run: Run) -> None:
+    for name, label in (("fused", "fused baseline"), ("group_mean", "group mean")):
+        axis.plot(run.frame[f"v05/baseline_mse/{name}"].dropna(), label=label)
+    axis.axhline(0, color="black", linewidth=0.5)
+    axis.set(title="Squared error of the baseline (leave-one-out estimate)", xlabel="step", ylabel="MSE")
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)

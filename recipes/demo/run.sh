@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# One training run of the demo: verl's stock entry point, a method, a seed.
+#   recipes/demo/run.sh METHOD SEED TASK_DIR RUN_DIR [hydra overrides]
+# METHOD: v05 (streaming) | v05_rounds | grpo16 | grpo4. Every method starts a step with 256 rollouts.
+set -euo pipefail
+
+method=$1 seed=$2 task=$3 out=$4
+shift 4
+ROLLOUTS=256
+here=$(cd "$(dirname "$0")" && pwd)
+
+case $method in
+  v05)        config=v05  group=4  prior=(algorithm/v05=streaming) ;;
+  v05_rounds) config=v05  group=4  prior=(algorithm/v05=rounds) ;;
+  grpo16)     config=grpo group=16 prior=(actor_rollout_ref.rollout.n=16) ;;
+  grpo4)      config=grpo group=4  prior=(actor_rollout_ref.rollout.n=4) ;;
+  *) echo "unknown method '$method': v05, v05_rounds, grpo16 or grpo4" >&2; exit 2 ;;
+esac
+if [[ $config == v05 ]]; then
+  prior+=(algorithm.v05.record_dir="$out/record")
+fi
+prompts=$((ROLLOUTS / group))
+
+mkdir -p "$out"
+unset PYTHONDONTWRITEBYTECODE # ten processes would each compile verl and sglang again
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false RAY_USAGE_STATS_ENABLED=0 VERL_FILE_LOGGER_PATH="$out/metrics.jsonl"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the engines share two cores
+
+exec python -u -m verl.trainer.main_ppo \
+  --config-path pkg://verl_v05.config --config-name $config \
+  "${prior[@]}" \
+  data.train_files="$task/train.parquet" \
+  data.val_files="$task/val.parquet" \
+  data.train_batch_size=$prompts \
+  data.max_prompt_length=12 \
+  data.max_response_length=6 \
+  data.seed=$seed \
+  reward.custom_reward_function.path="$here/reward.py" \
+  actor_rollout_ref.model.path="$task/policy" \
+  actor_rollout_ref.actor.optim.lr=5e-4 \
+  actor_rollout_ref.actor.ppo_mini_batch_size=$prompts \
+  actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8192 \
+  actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=8192 \
+  actor_rollout_ref.rollout.val_kwargs.n=4 \
+  actor_rollout_ref.rollout.val_kwargs.do_sample=true \
+  actor_rollout_ref.rollout.val_kwargs.temperature=1.0 \
+  +actor_rollout_ref.rollout.engine_kwargs.sglang.random_seed=$seed \
+  trainer.total_epochs=1000 \
+  trainer.total_training_steps=40 \
+  trainer.test_freq=10 \
+  trainer.save_freq=-1 \
+  trainer.resume_mode=disable \
+  trainer.project_name=v05_demo \
+  trainer.experiment_name="${method}_$seed" \
+  trainer.default_local_dir="$out/checkpoints" \
+  hydra.run.dir="$out/hydra" \
+  "$@"

@@ -1,0 +1,64 @@
+"""A finished or running training run, read from verl's file logger."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+ACCURACY = re.compile(r"^val-core/.*/acc/mean@\d+$")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Metrics by step. ``frame`` is indexed by step and holds verl's metric names as columns."""
+
+    method: str
+    seed: int
+    frame: pd.DataFrame
+
+    @property
+    def accuracy(self) -> pd.Series:
+        """Validation accuracy in [0, 1] at the steps where it was measured."""
+        column = next(name for name in self.frame if ACCURACY.match(name))
+        return self.frame[column].dropna()
+
+    @property
+    def rollouts(self) -> pd.Series:
+        """Training rollouts spent up to and including each step."""
+        return self._per_step_rollouts().cumsum()
+
+    @property
+    def tokens(self) -> pd.Series:
+        """Response tokens generated for training up to and including each step."""
+        return (self.frame["response_length/mean"] * self._per_step_rollouts()).fillna(0).cumsum()
+
+    @property
+    def steps(self) -> int:
+        """Training steps done."""
+        return int(self.frame.index.max())
+
+    def _per_step_rollouts(self) -> pd.Series:
+        if "v05/rollouts/spent" in self.frame:
+            return self.frame["v05/rollouts/spent"].fillna(0)
+        return self.frame["demo/rollouts"].fillna(0)
+
+
+def read_run(path: Path, method: str, seed: int, rollouts_per_step: int) -> Run:
+    """Read ``metrics.jsonl``; ``rollouts_per_step`` counts those of a method that spends a fixed number.
+
+    Raises:
+        FileNotFoundError: the run has logged nothing.
+    """
+    rows: dict[int, dict[str, float]] = {}
+    for line in path.read_text().splitlines():
+        entry = json.loads(line)
+        rows.setdefault(entry["step"], {}).update(entry["data"])
+    if not rows:
+        raise FileNotFoundError(f"{path} is empty: the run ended before its first validation; see its train.log")
+    frame = pd.DataFrame.from_dict(rows, orient="index").sort_index()
+    frame["demo/rollouts"] = [rollouts_per_step if step > 0 else 0 for step in frame.index]
+    return Run(method, seed, frame)

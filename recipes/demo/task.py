@@ -1,0 +1,147 @@
+"""The demo's arithmetic task: levels, problems, the train/validation split and verl's parquet rows.
+
+The warmed-up policy shall know some problems and not others. Each problem has a competence, the
+probability it is warmed up to answer rightly; otherwise it makes the problem's slip, one fixed
+wrong answer. The competence depends on the level (an operation with its operands' ranges) and on
+the last digit of the second operand: over the ten digits, a level's competences are evenly spaced
+in [0, 1] and raised to the level's exponent. So the success probability differs from prompt to
+prompt by design, and covers the range from near 0 to near 1 whatever the seed.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+DATA_SOURCE = "verl_v05/demo_arithmetic"
+DIGITS = 10
+
+_OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+
+
+@dataclass(frozen=True)
+class Level:
+    """One kind of problem, `left operation right`; answers below 0 are left out.
+
+    The mean of its competences u**exponent, u even in [0, 1], is about 1 / (1 + exponent).
+    """
+
+    name: str
+    operation: str
+    left: range
+    right: range
+    exponent: float
+
+
+LEVELS = (
+    Level("add_1_1", "+", range(10), range(10), 0.8),
+    Level("mul_1_1", "*", range(10), range(10), 1.2),
+    Level("add_2_1", "+", range(10, 60), range(10), 1.2),
+    Level("sub_2_1", "-", range(10, 60), range(10), 1.6),
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One prompt, at most 5 characters, with the true answer, at most 3 characters.
+
+    `skill_digit` is the last digit of the second operand, in [0, DIGITS), which sets the competence.
+    """
+
+    level: str
+    prompt: str
+    answer: int
+    skill_digit: int
+
+    @property
+    def slip(self) -> int:
+        """The wrong answer that the warm-up teaches: the units digit one too high, not carried."""
+        units = self.answer % DIGITS
+        return self.answer - units + (units + 1) % DIGITS
+
+
+def problems_of(level: Level) -> Iterator[Problem]:
+    """Yield every distinct problem of a level whose answer is not negative."""
+    apply = _OPERATIONS[level.operation]
+    for left in level.left:
+        for right in level.right:
+            answer = apply(left, right)
+            if answer >= 0:
+                prompt = f"{left}{level.operation}{right}="
+                yield Problem(level.name, prompt, answer, right % DIGITS)
+
+
+def draw_competences(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draw which last digits the policy shall be good at, one order shared by all levels.
+
+    Returns, by level name, the competence in [0, 1] for each digit, of shape (DIGITS,).
+    """
+    even = rng.permutation(DIGITS) / (DIGITS - 1)
+    return {level.name: even**level.exponent for level in LEVELS}
+
+
+def split_problems(
+    rng: np.random.Generator, train_size: int, val_size: int
+) -> tuple[list[Problem], list[Problem]]:
+    """Draw disjoint train and validation problems, each shuffled.
+
+    The levels share `train_size + val_size` as evenly as their number of distinct problems allows,
+    and every level is divided between the two splits in the same proportion.
+    """
+    pools = {level.name: list(problems_of(level)) for level in LEVELS}
+    shares = _even_shares({name: len(pool) for name, pool in pools.items()}, train_size + val_size)
+    by_level = []
+    for name, pool in pools.items():
+        chosen = rng.permutation(len(pool))[: shares[name]]
+        by_level.append([pool[index] for index in chosen])
+    # Walking the levels' problems by relative rank puts the same proportion of each in a prefix.
+    ranked = sorted(
+        ((rank + 0.5) / len(chosen), problem.prompt, problem)
+        for chosen in by_level
+        for rank, problem in enumerate(chosen)
+    )
+    ordered = [problem for _, _, problem in ranked]
+    train, val = ordered[:train_size], ordered[train_size:]
+    return _shuffled(train, rng), _shuffled(val, rng)
+
+
+def _even_shares(capacities: dict[str, int], total: int) -> dict[str, int]:
+    """Share out `total` evenly, giving what a small capacity cannot take to the larger ones."""
+    if total > sum(capacities.values()):
+        raise ValueError(f"{total} problems asked for, {sum(capacities.values())} exist")
+    shares = {}
+    by_capacity = sorted(capacities, key=capacities.__getitem__)
+    for position, name in enumerate(by_capacity):
+        fair = total // (len(by_capacity) - position)
+        shares[name] = min(capacities[name], fair)
+        total -= shares[name]
+    return shares
+
+
+def _shuffled(problems: Sequence[Problem], rng: np.random.Generator) -> list[Problem]:
+    return [problems[index] for index in rng.permutation(len(problems))]
+
+
+def _row(problem: Problem, split: str, index: int) -> dict[str, Any]:
+    """Return one row in verl's format."""
+    return {
+        "data_source": DATA_SOURCE,
+        "prompt": [{"role": "user", "content": problem.prompt}],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": str(problem.answer)},
+        "extra_info": {
+            "split": split,
+            "index": index,
+            "level": problem.level,
+            "skill_digit": problem.skill_digit,
+        },
+    }
+
+
+def write_parquet(problems: Sequence[Problem], split: str, path: Path) -> None:
+    """Write one split; `extra_info.index` is the row number, unique within the split."""
+    rows = [_row(problem, split, index) for index, problem in enumerate(problems)]
+    pd.DataFrame(rows).to_parquet(path, index=False)

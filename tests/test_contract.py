@@ -1,0 +1,53 @@
+"""The plugin and the verl it is installed beside."""
+
+from importlib.metadata import entry_points
+
+import pytest
+from verl.trainer.ppo import core_algos
+from verl.trainer.ppo.v1 import get_trainer_cls
+
+from verl_v05 import contract
+from verl_v05.contract import ContractError, check_contract, check_version
+from verl_v05.identity import check_same, fingerprint
+
+
+def test_installed_verl_is_the_one_we_know() -> None:
+    check_contract.__wrapped__()
+
+
+def test_entry_point_is_installed_and_registers_trainer_and_estimator() -> None:
+    assert "verl_v05.plugin" in {e.value for e in entry_points(group="verl.plugins")}
+    assert get_trainer_cls("v05").__name__ == "V05Trainer"
+    assert core_algos.get_adv_estimator_fn("v05").__name__ == "compute_v05_outcome_advantage"
+
+
+def test_unsupported_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "version", lambda _: "0.10.0")
+    with pytest.raises(ContractError, match=r"supports verl ==0\.9\.1, found 0\.10\.0"):
+        check_version()
+
+
+@pytest.mark.parametrize("path", contract.SIGNATURES)
+def test_changed_signature_is_refused_by_name(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(contract.SIGNATURES, path, "(self, something_new)")
+    with pytest.raises(ContractError, match=path.split(":")[1].split(".")[-1]):
+        check_contract.__wrapped__()
+
+
+@pytest.mark.parametrize("path", contract.SOURCES)
+def test_changed_body_is_refused_by_name(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(contract.SOURCES, path, "0" * 16)
+    with pytest.raises(ContractError, match=path.split(":")[1].split(".")[-1]):
+        check_contract.__wrapped__()
+
+
+def test_missing_method_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(contract.SIGNATURES, "verl.trainer.ppo.v1.trainer_base:PPOTrainer.gone", "(self)")
+    with pytest.raises(ContractError, match="gone: expected .*, found absent"):
+        check_contract.__wrapped__()
+
+
+def test_other_build_on_a_worker_is_refused() -> None:
+    check_same("worker", fingerprint())
+    with pytest.raises(RuntimeError, match="worker 3 runs another build"):
+        check_same("worker 3", "0123456789abcdef")

@@ -1,0 +1,91 @@
+"""verl's estimator interface around the pure advantage."""
+
+import numpy as np
+import pytest
+import torch
+from verl.protocol import DataProto
+from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+
+from verl_v05 import advantages
+from verl_v05.estimator import StepInputs, compute_v05_outcome_advantage, step_inputs
+from verl_v05.prior import Query
+from verl_v05.rollout.group import Group
+from verl_v05.rollout.record import StepRecord
+from verl_v05.rows import match_rows
+from verl_v05.settings import V05Settings
+
+
+def step(sizes: list[int], priors: list[float], seed: int = 0) -> tuple[list[str], StepRecord]:
+    """Keys and record of groups of the given sizes with random +-1 rewards."""
+    rng = np.random.default_rng(seed)
+    groups = []
+    for i, (k, prior) in enumerate(zip(sizes, priors, strict=True)):
+        rewards = {s: float(r) for s, r in enumerate(rng.choice([-1.0, 1.0], k))}
+        groups.append(Group(f"u{i}", Query(f"p{i}", "text", "src"), spent=k, prior=prior, rewards=rewards))
+    keys = [f"{g.uid}_{s}_0" for g in groups for s in g.rewards]
+    return keys, StepRecord(1, groups)
+
+
+def batch(keys: list[str], tokens: int = 5) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    mask = torch.ones(len(keys), tokens)
+    mask[:, -1] = 0
+    return torch.zeros(len(keys), tokens), mask, np.array([k.split("_")[0] for k in keys], dtype=object)
+
+
+def test_every_response_token_gets_the_pure_advantage_of_its_rollout() -> None:
+    keys, record = step([4, 6, 5], [0.5, np.nan, -1.0])
+    order = np.random.default_rng(1).permutation(len(keys))
+    keys = [keys[i] for i in order]
+    rows = match_rows(keys, [False] * len(keys), record)
+    rewards, mask, index = batch(keys)
+    with step_inputs(StepInputs(rows, 0.0, V05Settings())):
+        token_advantages, returns = compute_v05_outcome_advantage(rewards, mask, index)
+
+    uids = sorted(set(index))
+    group = np.array([uids.index(u) for u in index])
+    outcome = np.array([record.groups[g].rewards[int(k.split("_")[1])] for g, k in zip(group, keys, strict=True)])
+    expected = advantages(outcome, group, np.array([g.prior for g in record.groups])).advantage
+    np.testing.assert_allclose(token_advantages[:, 0].numpy(), expected, rtol=1e-6)
+    assert (token_advantages[:, -1] == 0).all()
+    assert torch.equal(token_advantages, returns)
+
+
+def test_verls_dispatch_reaches_the_estimator_by_name() -> None:
+    keys, record = step([4, 4], [0.5, 0.0])
+    rows = match_rows(keys, [False] * len(keys), record)
+    rewards, mask, index = batch(keys)
+    data = DataProto.from_dict(
+        tensors={"token_level_rewards": rewards, "response_mask": mask}, non_tensors={"uid": index}
+    )
+    with step_inputs(StepInputs(rows, 0.0, V05Settings())) as inputs:
+        data = compute_advantage_for_multi_trajectories(data, keys, "v05", config={})
+    assert inputs.result is not None
+    assert data.batch["advantages"].abs().sum() > 0
+
+
+def test_padding_rows_get_zero() -> None:
+    keys, record = step([4], [0.9])
+    keys += ["pad0_0_0", "pad0_1_0"]
+    rows = match_rows(keys, [False] * 4 + [True] * 2, record)
+    rewards, mask, index = batch(keys)
+    with step_inputs(StepInputs(rows, 0.0, V05Settings())):
+        token_advantages, _ = compute_v05_outcome_advantage(rewards, mask, index)
+    assert (token_advantages[4:] == 0).all()
+    assert (token_advantages[:4, 0] != 0).all()
+
+
+def test_outside_the_trainer_it_refuses_to_guess_a_prior() -> None:
+    keys, _ = step([4], [0.9])
+    with pytest.raises(RuntimeError, match="trainer.v1.trainer_mode=v05"):
+        compute_v05_outcome_advantage(*batch(keys))
+
+
+def test_rows_of_another_batch_are_refused() -> None:
+    keys, record = step([4, 4], [0.9, 0.9])
+    rows = match_rows(keys, [False] * 8, record)
+    rewards, mask, index = batch(keys)
+    with step_inputs(StepInputs(rows, 0.0, V05Settings())):
+        with pytest.raises(RuntimeError, match="other rows"):
+            compute_v05_outcome_advantage(rewards, mask, index[::-1])
+        with pytest.raises(RuntimeError, match="other rows"):
+            compute_v05_outcome_advantage(rewards[:4], mask[:4], index[:4])

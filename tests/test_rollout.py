@@ -1,0 +1,201 @@
+"""Groups that grow: real manager, worker, allocator, Ray, TransferQueue and replay buffer; scripted answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+import ray
+import transfer_queue as tq
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf, open_dict
+from tensordict import TensorDict
+from transformers import Qwen3Config
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.utils import tensordict_utils as tu
+
+from recipes.demo.policy import build_tokenizer
+from tests.scripted import ScriptedLLM, ScriptedReward
+from verl_v05.rollout.manager import V05AgentLoopManager
+from verl_v05.rollout.record import StepRecord
+from verl_v05.rows import match_rows
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model_path(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Tokenizer and config are all that agent-loop workers read of a model."""
+    path = str(tmp_path_factory.mktemp("model"))
+    tokenizer.save_pretrained(path)
+    Qwen3Config(vocab_size=len(tokenizer), architectures=["Qwen3ForCausalLM"]).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    # Workers unpickle the scripted classes by name.
+    env = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    ray.init(num_cpus=8, include_dashboard=False, object_store_memory=200_000_000, runtime_env={"env_vars": env})
+    queue = compose_config("x").transfer_queue
+    with open_dict(queue):
+        queue.enable = True
+    tq.init(queue)
+    yield
+    tq.close()
+    ray.shutdown()
+
+
+def compose_config(model: str, **v05: Any) -> DictConfig:
+    with initialize_config_module("verl_v05.config", version_base=None):
+        config = compose(
+            "v05",
+            overrides=[
+                "platform=cpu",
+                f"actor_rollout_ref.model.path={model}",
+                "data.max_prompt_length=8",
+                "data.max_response_length=4",
+            ],
+        )
+    with open_dict(config):
+        config.algorithm.v05 = OmegaConf.merge(config.algorithm.v05, v05)
+        config.pop("hydra", None)
+    OmegaConf.resolve(config)
+    return config
+
+
+def make_manager(
+    model: str, scripts: dict[str, str], table: dict[str, float], tokenizer: Any, **v05: Any
+) -> V05AgentLoopManager:
+    prior = {"provider": "tests.scripted.ScriptedPrior", "kwargs": {"table": table}}
+    config = compose_config(model, prior=prior, **v05)
+    reward = ray.remote(ScriptedReward).remote(tokenizer)
+    return V05AgentLoopManager.create(
+        config=config,
+        llm_client=ScriptedLLM(scripts, tokenizer),
+        teacher_client=None,
+        reward_loop_worker_handles=[reward],
+    )
+
+
+def batch_of(texts: list[str], step: int, validate: bool = False) -> TensorDict:
+    """What verl's trainer hands to the manager."""
+    rows = {
+        "raw_prompt": np.array([[{"role": "user", "content": t}] for t in texts] + [None], dtype=object)[:-1],
+        "data_source": np.array(["scripted"] * len(texts), dtype=object),
+        "reward_model": np.array([{"ground_truth": "1"}] * len(texts), dtype=object),
+        "index": np.arange(len(texts)),
+        "uid": np.array([str(uuid4()) for _ in texts], dtype=object),
+    }
+    batch = tu.get_tensordict(rows)
+    tu.assign_non_tensor_data(batch, "global_steps", step)
+    if validate:
+        tu.assign_non_tensor_data(batch, "validate", True)
+    return batch
+
+
+def replay_buffer() -> ReplayBuffer:
+    return ReplayBuffer("sync", {}, None, "drop", {}, poll_interval=0.05)
+
+
+def run(manager: V05AgentLoopManager, texts: list[str], step: int, validate: bool = False) -> tuple[Any, TensorDict]:
+    """Roll a batch out and take it from the replay buffer, as a training step does."""
+    batch = batch_of(texts, step, validate)
+    partition = "val" if validate else "train"
+    tags = [{"is_prompt": True, "status": "pending", "global_steps": step}] * len(texts)
+    tq.kv_batch_put(keys=list(batch["uid"]), partition_id=partition, tags=tags)
+    manager.generate_sequences(batch)
+    sampled, _ = replay_buffer().sample(step, partition, len(texts))
+    tq.kv_clear(keys=sampled.keys, partition_id=partition)
+    return sampled, batch
+
+
+def close(manager: V05AgentLoopManager, step: int) -> StepRecord:
+    return ray.get(manager.allocator.close_step.remote(step))
+
+
+SCRIPTS = {
+    "1+1=": "1111" + "1" * 12,  # the prior agrees: stays at 4
+    "1+2=": "0000" + "0" * 12,  # the prior is badly wrong: grows
+    "1+3=": "1x10" + "1" * 12,  # one failed session, no prior
+    "1+4=": "xxxx" + "1" * 12,  # all sessions fail
+}
+TABLE = {"1+1=": 0.95, "1+2=": 1.0, "1+4=": 0.5}
+
+
+@pytest.mark.parametrize("schedule", ["streaming", "rounds"])
+@pytest.mark.usefixtures("cluster")
+def test_groups_grow_where_prior_and_rollouts_disagree(schedule: str, model_path: str, tokenizer: Any) -> None:
+    manager = make_manager(model_path, SCRIPTS, TABLE, tokenizer, schedule=schedule, halt_share=0.0, pad_multiple=1)
+    sampled, batch = run(manager, list(SCRIPTS), step=3)
+    record = close(manager, 3)
+    k = dict(zip(SCRIPTS, record.column("k"), strict=True))
+    # 1+2=: bias_sq = 4 - 1/k from k = 4 on, so the target is 1/sqrt(c) - 1/3.75 = 15.7: 16 rollouts.
+    assert k == {"1+1=": 4, "1+2=": 16, "1+3=": 3, "1+4=": 0}
+    assert list(record.column("failed")) == [0, 0, 1, 4]
+    assert list(record.column("dispatches")) == [1, 7, 1, 1]
+    assert len(sampled.keys) == 4 + 16 + 3
+    rows = match_rows(sampled.keys, [False] * len(sampled.keys), record)
+    by_text = {g.query.text: rows.rewards[rows.session_group == i] for i, g in enumerate(rows.groups)}
+    assert (by_text["1+1="] == 1).all() and (by_text["1+2="] == -1).all()
+    assert sorted(by_text["1+3="]) == [-1, 1, 1]
+    assert not tq.kv_list("train") or not tq.kv_list("train").get("train")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_terminal_status_waits_for_the_slowest_extra_session(model_path: str, tokenizer: Any) -> None:
+    scripts = {"2+1=": "0000" + "s" + "0" * 11}
+    manager = make_manager(model_path, scripts, {"2+1=": 1.0}, tokenizer, schedule="streaming", step="to_target")
+    sampled, _ = run(manager, list(scripts), step=1)
+    # The replay buffer takes a prompt once, when its status is terminal: what it took is all there is.
+    assert len(sampled.keys) == 16
+    assert sorted(int(key.split("_")[1]) for key in sampled.keys) == list(range(16))
+    assert close(manager, 1).column("dispatches").tolist() == [2]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_validation_takes_verls_own_path(model_path: str, tokenizer: Any) -> None:
+    scripts = {"1+2=": "0000" + "0" * 12}
+    manager = make_manager(model_path, scripts, {"1+2=": 1.0}, tokenizer, schedule="streaming")
+    sampled, _ = run(manager, list(scripts), step=0, validate=True)
+    assert len(sampled.keys) == 1  # rollout.val_kwargs.n
+    with pytest.raises(ray.exceptions.RayTaskError, match="KeyError"):
+        close(manager, 0)  # the allocator never heard of it
+
+
+@pytest.mark.parametrize(("answer", "message"), [("n", "acc=nan"), ("2", r"acc=2\.0 is outside")])
+@pytest.mark.usefixtures("cluster")
+def test_unusable_reward_stops_the_run_naming_prompt_source_and_value(
+    answer: str, message: str, model_path: str, tokenizer: Any
+) -> None:
+    manager = make_manager(
+        model_path, {"3+1=": "11" + answer + "1" * 13}, {"3+1=": 0.9}, tokenizer, schedule="streaming"
+    )
+    _, batch = run(manager, ["3+1="], step=1)
+    with pytest.raises(ValueError, match=rf"{batch['uid'][0]}.*'scripted'.*{message}"):
+        close(manager, 1)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_lost_allocator_ends_groups_instead_of_hanging(model_path: str, tokenizer: Any) -> None:
+    manager = make_manager(model_path, {"4+1=": "s" * 16}, {"4+1=": 0.9}, tokenizer, schedule="streaming")
+    batch = batch_of(["4+1="], 1)
+    tags = [{"is_prompt": True, "status": "pending", "global_steps": 1}]
+    tq.kv_batch_put(keys=list(batch["uid"]), partition_id="train", tags=tags)
+    manager.generate_sequences(batch)
+    ray.kill(manager.allocator)
+    sampled, _ = replay_buffer().sample(1, "train", 1)
+    assert len(sampled.keys) == 4
+    tq.kv_clear(keys=sampled.keys, partition_id="train")
+    with pytest.raises(ray.exceptions.RayActorError):
+        close(manager, 1)
