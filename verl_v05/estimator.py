@@ -65,7 +65,9 @@ def compute_v05_outcome_advantage(
     """
     inputs = _inputs.get(None)
     if inputs is None:
-        raise RuntimeError(f"adv_estimator={NAME} needs the prior of V0.5's trainer: set trainer.v1.trainer_mode={NAME}")
+        raise RuntimeError(
+            f"adv_estimator={NAME} needs the prior of V0.5's trainer: set trainer.v1.trainer_mode={NAME}"
+        )
     rows = inputs.rows
     uids = np.array([g.uid for g in rows.groups])[rows.session_group]
     if len(index) != len(rows.row_session) or (np.asarray(index)[rows.session_row] != uids).any():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recipes.demo.launch import RunFailed, train
+from recipes.demo.launch import RunFailedError, train
 from recipes.demo.make import Settings, make_demo
 from recipes.demo.report import draw_run, summary_table
 from recipes.demo.runs import read_run
@@ -29,7 +29,7 @@ def main() -> None:
     make_demo(task, Settings(), console)
     try:
         train("v05", args.seed, task, out, console, steps=args.steps)
-    except RunFailed as error:
+    except RunFailedError as error:
         raise SystemExit(str(error)) from None
     run = read_run(out / "metrics.jsonl", "v05", args.seed, rollouts_per_step=0)
     picture = out / "run.png"

@@ -28,7 +28,7 @@ PHASES = (
 TAIL_LINES = 30
 
 
-class RunFailed(RuntimeError):
+class RunFailedError(RuntimeError):
     """The training process ended with an error."""
 
 
@@ -38,7 +38,7 @@ def train(
     """Train to the end, showing progress.
 
     Raises:
-        RunFailed: with the last lines of the log and where it is.
+        RunFailedError: with the last lines of the log and where it is.
     """
     out.mkdir(parents=True, exist_ok=True)
     log = out / "train.log"
@@ -55,7 +55,7 @@ def train(
             raise
     if code != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
-        raise RunFailed(f"training ended with code {code}; the end of {log}:\n{tail}")
+        raise RunFailedError(f"training ended with code {code}; the end of {log}:\n{tail}")
 
 
 def _watch(process: subprocess.Popen, log: Path, out: Path, method: str, steps: int, console: Console) -> int:

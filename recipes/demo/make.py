@@ -141,9 +141,7 @@ def _warm_up(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(
-            "warming up", total=settings.clean_steps + settings.mixed_steps, loss=float("nan")
-        )
+        bar = progress.add_task("warming up", total=settings.clean_steps + settings.mixed_steps, loss=float("nan"))
 
         def on_step(loss: float) -> None:
             progress.update(bar, advance=1, loss=loss)

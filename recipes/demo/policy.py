@@ -13,11 +13,7 @@ PAD, EOS, BOS = "<pad>", "<eos>", "<bos>"
 
 # The task needs only digits and operators. The letters let any plain text be encoded, which an
 # inference server does when it warms itself up.
-_CHARACTERS = (
-    "0123456789+-*=? \n"
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    ".,:#<>|_/()[]{}\\"
-)
+_CHARACTERS = "0123456789+-*=? \nabcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,:#<>|_/()[]{}\\"
 
 _WIDTH = 128
 _IGNORED = -100  # the label that cross-entropy leaves out
@@ -29,9 +25,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {token: index for index, token in enumerate(tokens)}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token=PAD, eos_token=EOS, bos_token=BOS
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=PAD, eos_token=EOS, bos_token=BOS)
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     return tokenizer
 
@@ -107,9 +101,7 @@ def success_probabilities(
 
     Teacher forcing gives it, so no sampling noise enters. The result has shape (len(problems),).
     """
-    log_probs = _answer_log_probs(
-        model, tokenizer, [p.prompt for p in problems], [str(p.answer) for p in problems]
-    )
+    log_probs = _answer_log_probs(model, tokenizer, [p.prompt for p in problems], [str(p.answer) for p in problems])
     return log_probs.exp().double().numpy()
 
 

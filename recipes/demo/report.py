@@ -11,7 +11,7 @@ from rich.table import Table
 from recipes.demo.runs import Run
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 GRPO_GROUP = 16
 
@@ -25,7 +25,9 @@ def summary_table(run: Run, prompts_per_step: int) -> Table:
     table.add_row("validation accuracy after", f"{accuracy.iloc[-1]:.3f}")
     table.add_row("rollouts spent", f"{rollouts} ({rollouts / prompts:.1f} a prompt)")
     table.add_row("response tokens spent", f"{tokens}")
-    table.add_row("GRPO-16 on the same prompts", f"{prompts * GRPO_GROUP} rollouts ({prompts * GRPO_GROUP / rollouts:.1f}x)")
+    table.add_row(
+        "GRPO-16 on the same prompts", f"{prompts * GRPO_GROUP} rollouts ({prompts * GRPO_GROUP / rollouts:.1f}x)"
+    )
     table.add_row("seconds a step", f"{run.frame['timing_s/step'].median():.1f}")
     return table
 

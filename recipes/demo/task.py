@@ -83,9 +83,7 @@ def draw_competences(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {level.name: even**level.exponent for level in LEVELS}
 
 
-def split_problems(
-    rng: np.random.Generator, train_size: int, val_size: int
-) -> tuple[list[Problem], list[Problem]]:
+def split_problems(rng: np.random.Generator, train_size: int, val_size: int) -> tuple[list[Problem], list[Problem]]:
     """Draw disjoint train and validation problems, each shuffled.
 
     The levels share `train_size + val_size` as evenly as their number of distinct problems allows,

@@ -23,7 +23,9 @@ def make_prior(settings: PriorSettings) -> Prior:
     try:
         return provider(**settings.kwargs)
     except (TypeError, ValueError) as error:
-        raise SettingsError(f"algorithm.v05.prior.kwargs={settings.kwargs!r} for {provider.__name__}: {error}") from error
+        raise SettingsError(
+            f"algorithm.v05.prior.kwargs={settings.kwargs!r} for {provider.__name__}: {error}"
+        ) from error
 
 
 def _import_provider(path: str) -> type[Prior]:

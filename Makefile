@@ -1,0 +1,35 @@
+# Two commands: `make demo` trains end to end on this machine, `make test` runs the tests. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Written once at installation: without bytecode every process of a run compiles verl and sglang again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test test-fast compare lint clean
+
+demo: $(VENV)/installed
+	python -m recipes.demo
+
+test: $(VENV)/installed
+	python -m pytest
+
+test-fast: $(VENV)/installed
+	python -m pytest -m "not slow"
+
+compare: $(VENV)/installed
+	python -m benchmarks.demo_compare
+
+lint: $(VENV)/installed
+	ruff check .
+	ruff format --check .
+
+$(VENV)/installed: requirements.lock setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet uv
+	uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
+	uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info runs

@@ -1,0 +1,133 @@
+"""Stock ``main_ppo`` with real FSDP2, sglang, Ray and TransferQueue on this machine: train, stop, resume."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from recipes.demo.launch import train
+from recipes.demo.make import Settings, make_demo
+from recipes.demo.runs import Run, read_run
+from verl_v05 import advantages, fuse, squared_bias
+from verl_v05.allocation import rollout_target
+from verl_v05.state import FILE
+
+pytestmark = pytest.mark.slow
+
+STEPS, SAVED_AT = 4, 2
+SMALL = [
+    "data.train_batch_size=24",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=12",  # two mini-batches of a varying number of rows
+    "data.val_max_samples=32",
+    "actor_rollout_ref.rollout.val_kwargs.n=1",
+    "trainer.test_freq=4",
+    "+algorithm.v05.prior.kwargs.min_rollouts=64",
+]
+
+
+@pytest.fixture(scope="session")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's task with a short warm-up."""
+    path = tmp_path_factory.mktemp("task") / "task"
+    make_demo(path, Settings(clean_steps=200, mixed_steps=100), Console(stderr=True))
+    return path
+
+
+@pytest.fixture(scope="session")
+def unbroken(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on two FSDP ranks that saves a checkpoint on its way."""
+    out = tmp_path_factory.mktemp("unbroken")
+    overrides = [*SMALL, "trainer.n_gpus_per_node=2", f"trainer.save_freq={SAVED_AT}"]
+    train("v05", 0, task, out, Console(stderr=True), overrides, steps=STEPS)
+    return out
+
+
+@pytest.fixture(scope="session")
+def resumed(task: Path, unbroken: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run taken up from its checkpoint."""
+    out = tmp_path_factory.mktemp("resumed")
+    checkpoint = unbroken / "checkpoints" / f"global_step_{SAVED_AT}"
+    overrides = [
+        *SMALL,
+        "trainer.n_gpus_per_node=2",
+        "trainer.val_before_train=false",
+        "trainer.resume_mode=resume_path",
+        f"trainer.resume_from_path={checkpoint}",
+    ]
+    train("v05", 0, task, out, Console(stderr=True), overrides, steps=STEPS)
+    return out
+
+
+def run_of(out: Path) -> Run:
+    return read_run(out / "metrics.jsonl", "v05", 0, rollouts_per_step=0)
+
+
+def recorded(out: Path, step: int) -> pd.DataFrame:
+    return pd.read_parquet(out / "record" / f"step_{step}.parquet")
+
+
+def test_training_runs_to_its_end_with_dense_metrics(unbroken: Path) -> None:
+    frame = run_of(unbroken).frame
+    ours = frame.loc[1:, [c for c in frame if c.startswith("v05/")]]
+    assert list(ours.index) == [1, 2, 3, 4]
+    assert ours.notna().all(axis=None)
+    assert (frame.loc[1:, "actor/grad_norm"] > 0).all()
+    assert (ours["v05/prior/missing"].iloc[0], ours["v05/prior/missing"].iloc[-1]) == (1.0, 0.0)
+    assert frame["val-core/verl_v05/demo_arithmetic/acc/mean@1"].dropna().index.tolist() == [0, 4]
+
+
+def test_weights_reach_sglang_after_each_update(unbroken: Path) -> None:
+    frame = run_of(unbroken).frame.loc[1:]
+    # Probability of each sampled token by sglang and by FSDP, with the weights of the previous update.
+    assert frame["training/rollout_probs_diff_max"].max() < 1e-4
+
+
+def test_recorded_steps_replay_to_the_advantages_the_actor_used(unbroken: Path) -> None:
+    for step in range(1, STEPS + 1):
+        groups = recorded(unbroken, step)
+        rewards = np.concatenate(groups["rewards"].to_list())
+        group = np.repeat(np.arange(len(groups)), groups["k"])
+        replayed = advantages(rewards, group, groups["prior"].to_numpy())
+        used = np.concatenate(groups["advantages"].to_list())
+        np.testing.assert_allclose(used, replayed.advantage.astype(np.float32), rtol=1e-6)
+
+
+def test_rollouts_went_where_the_rule_sends_them(unbroken: Path) -> None:
+    for step in range(1, STEPS + 1):
+        for _, group in recorded(unbroken, step).iterrows():
+            bias_sq = squared_bias(group["rewards"].mean(), group["k"], group["prior"])
+            assert group["k"] == 16 or group["k"] >= rollout_target(bias_sq, 0.0039)
+            first = group["rewards"][:4]
+            stays = 4 >= rollout_target(fuse(first.mean(), 4, group["prior"]).bias_sq, 0.0039)
+            assert (group["k"] == 4) == stays
+
+
+def test_checkpoint_holds_the_support_buffer_and_the_prior(unbroken: Path) -> None:
+    state = json.loads((unbroken / "checkpoints" / f"global_step_{SAVED_AT}" / FILE).read_text())
+    measured = pd.concat([recorded(unbroken, s) for s in range(1, SAVED_AT + 1)])
+    assert {e["prompt_id"] for e in state["support"]} == set(measured["prompt_id"])
+    assert state["prior"]["rollouts_seen"] == measured["k"].sum()
+
+
+def test_resumed_run_goes_on_with_the_same_prompts_and_priors(unbroken: Path, resumed: Path) -> None:
+    assert run_of(resumed).frame.index.tolist() == [3, 4]
+    before, after = recorded(unbroken, SAVED_AT + 1), recorded(resumed, SAVED_AT + 1)
+    before, after = (f.set_index("prompt_id")["prior"].sort_index() for f in (before, after))
+    assert before.index.tolist() == after.index.tolist()
+    np.testing.assert_array_equal(before, after)
+
+
+def test_a_checkpoint_without_our_state_is_refused_with_the_way_out(task: Path, unbroken: Path, tmp_path: Path) -> None:
+    from verl_v05.state import load_state
+
+    stripped = tmp_path / f"global_step_{SAVED_AT}"
+    shutil.copytree(unbroken / "checkpoints" / stripped.name, stripped, ignore=shutil.ignore_patterns("actor"))
+    (stripped / FILE).unlink()
+    with pytest.raises(FileNotFoundError, match="allow_missing_state=true"):
+        load_state(stripped, allow_missing=False)
