@@ -26,7 +26,7 @@ lint: $(VENV)/installed
 
 $(VENV)/installed: requirements.lock setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet uv
+	$(BIN)/pip install --quiet uv==0.13.9
 	uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
 	uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
 	touch $@

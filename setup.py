@@ -14,8 +14,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["verl_v05*", "value_model*", "recipes*"]),
-    package_data={"verl_v05.config": ["**/*.yaml"]},
+    packages=find_packages(include=["verl_v05*", "recipes*"]),
+    package_data={"verl_v05.config": ["**/*.yaml"], "recipes.demo": ["*.sh"]},
     install_requires=[
         "verl==0.9.1",
         "array-api-compat",

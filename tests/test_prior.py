@@ -58,7 +58,8 @@ def test_history_shrinks_a_prompts_own_rate_towards_the_global_mean() -> None:
     for strength in (0.5, 2.0, 100.0):
         prior = HistoryPrior(strength=strength, min_rollouts=1)
         prior.update([outcome("a", 1.0, 4), outcome("b", 0.0, 4)], 1)
-        assert ask(prior, "a", "b") == pytest.approx([(4 + strength / 2) / (4 + strength), strength / 2 / (4 + strength)])
+        want = [(4 + strength / 2) / (4 + strength), strength / 2 / (4 + strength)]
+        assert ask(prior, "a", "b") == pytest.approx(want)
 
 
 def test_history_forgets_a_prompts_past_at_each_of_its_visits() -> None:
@@ -115,7 +116,7 @@ def test_history_state_keeps_how_much_was_seen() -> None:
 
 @pytest.mark.parametrize("kwargs", [{"forgetting": 1.1}, {"forgetting": -0.1}, {"strength": 0.0}, {"strength": -1}])
 def test_history_refuses_impossible_parameters(kwargs: dict) -> None:
-    (name, value), = kwargs.items()
+    ((name, value),) = kwargs.items()
     with pytest.raises(ValueError, match=f"{name}={value} must be"):
         HistoryPrior(**kwargs)
 

@@ -137,7 +137,7 @@ TABLE = {"1+1=": 0.95, "1+2=": 1.0, "1+4=": 0.5}
 @pytest.mark.usefixtures("cluster")
 def test_groups_grow_where_prior_and_rollouts_disagree(schedule: str, model_path: str, tokenizer: Any) -> None:
     manager = make_manager(model_path, SCRIPTS, TABLE, tokenizer, schedule=schedule, halt_share=0.0, pad_multiple=1)
-    sampled, batch = run(manager, list(SCRIPTS), step=3)
+    sampled, _ = run(manager, list(SCRIPTS), step=3)
     record = close(manager, 3)
     k = dict(zip(SCRIPTS, record.column("k"), strict=True))
     # 1+2=: bias_sq = 4 - 1/k from k = 4 on, so the target is 1/sqrt(c) - 1/3.75 = 15.7: 16 rollouts.

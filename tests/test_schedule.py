@@ -282,5 +282,6 @@ def test_every_schedule_ends_whatever_fails() -> None:
 
 def test_mean_reward_does_not_depend_on_the_order_of_arrival() -> None:
     rewards = dict(enumerate(np.random.default_rng(6).uniform(-1, 1, 16)))
-    early, late = (Group("u", Query("p", "", "s"), spent=16, rewards=r) for r in (rewards, dict(reversed(rewards.items()))))
+    backwards = dict(reversed(rewards.items()))
+    early, late = (Group("u", Query("p", "", "s"), spent=16, rewards=r) for r in (rewards, backwards))
     assert early.mean_reward == late.mean_reward

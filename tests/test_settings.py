@@ -131,7 +131,9 @@ def test_impossible_values_name_key_value_and_what_is_allowed(values: dict, key:
 
 @pytest.mark.parametrize("config", [{}, {"algorithm": {"gamma": 1}}, {"algorithm": {"v05": None}}])
 def test_a_missing_group_says_how_to_add_it(config: dict) -> None:
-    with pytest.raises(SettingsError, match=r"algorithm\.v05 is missing: .*pkg://verl_v05.config.*\+algorithm/v05=rounds"):
+    with pytest.raises(
+        SettingsError, match=r"algorithm\.v05 is missing: .*pkg://verl_v05.config.*\+algorithm/v05=rounds"
+    ):
         load_settings(OmegaConf.create(config))
 
 

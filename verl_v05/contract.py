@@ -61,7 +61,7 @@ def check_version() -> None:
 
 @cache
 def check_contract() -> None:
-    """Raise :class:`ContractError` naming everything in verl that differs from what is relied on. Cheap when repeated."""
+    """Raise :class:`ContractError` naming all that differs in verl from what is relied on. Cheap when repeated."""
     check_version()
     broken = _mismatches(SIGNATURES, signature_of) + _mismatches(SOURCES, source_of)
     if broken:

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # One training run of the demo: verl's stock entry point, a method, a seed.
 #   recipes/demo/run.sh METHOD SEED TASK_DIR RUN_DIR [hydra overrides]
-# METHOD: v05 (streaming) | v05_rounds | grpo16 | grpo4. Every method starts a step with 256 rollouts.
+# METHOD: v05 (streaming) | v05_rounds | grpo16 | grpo4. Every method starts a step with 128 rollouts.
 set -euo pipefail
 
 method=$1 seed=$2 task=$3 out=$4
 shift 4
-ROLLOUTS=256
+ROLLOUTS=128
 here=$(cd "$(dirname "$0")" && pwd)
 
 case $method in
@@ -25,6 +25,7 @@ mkdir -p "$out"
 unset PYTHONDONTWRITEBYTECODE # ten processes would each compile verl and sglang again
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false RAY_USAGE_STATS_ENABLED=0 VERL_FILE_LOGGER_PATH="$out/metrics.jsonl"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the engines share two cores
+export TQ_NUM_THREADS=1
 
 exec python -u -m verl.trainer.main_ppo \
   --config-path pkg://verl_v05.config --config-name $config \
@@ -37,11 +38,11 @@ exec python -u -m verl.trainer.main_ppo \
   data.seed=$seed \
   reward.custom_reward_function.path="$here/reward.py" \
   actor_rollout_ref.model.path="$task/policy" \
-  actor_rollout_ref.actor.optim.lr=5e-4 \
+  actor_rollout_ref.actor.optim.lr=3e-4 \
   actor_rollout_ref.actor.ppo_mini_batch_size=$prompts \
   actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8192 \
   actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=8192 \
-  actor_rollout_ref.rollout.val_kwargs.n=4 \
+  actor_rollout_ref.rollout.val_kwargs.n=2 \
   actor_rollout_ref.rollout.val_kwargs.do_sample=true \
   actor_rollout_ref.rollout.val_kwargs.temperature=1.0 \
   +actor_rollout_ref.rollout.engine_kwargs.sglang.random_seed=$seed \

@@ -46,7 +46,7 @@ LEVELS = (
 
 @dataclass(frozen=True)
 class Problem:
-    """One prompt, at most 5 characters, with the true answer, at most 3 characters.
+    """One prompt, at most 5 characters, with the true answer, at most 2 characters.
 
     `skill_digit` is the last digit of the second operand, in [0, DIGITS), which sets the competence.
     """

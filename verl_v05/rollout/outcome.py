@@ -40,7 +40,7 @@ def shaping_reward(reward_extra_info: Mapping[str, Any], settings: OutcomeSettin
 def _number(reward_extra_info: Mapping[str, Any], key: str, setting: str) -> float:
     if key not in reward_extra_info:
         raise OutcomeError(
-            f"the reward function returned no {key!r} (algorithm.v05.{setting}); it returned {sorted(reward_extra_info)}"
+            f"the reward function returned no {key!r} (algorithm.v05.{setting}), only {sorted(reward_extra_info)}"
         )
     try:
         return float(reward_extra_info[key])

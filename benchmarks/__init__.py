@@ -1,0 +1,1 @@
+"""Measurements: every figure the README or a release claims comes from a command in here."""

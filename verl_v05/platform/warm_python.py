@@ -1,0 +1,542 @@
+"""One Python that has imported torch, sglang and verl already; every Python of a run on a CPU is a fork of it.
+
+A run of verl is about ten processes which each import the same modules for half a minute, one after the other.
+As a prefix of the command that starts it::
+
+    python -m verl_v05.platform.warm_python run -- python -u -m verl.trainer.main_ppo key=value ...
+
+a server imports them once, beside the driver. Ray is given (``runtime_env.py_executable``) a stand-in for
+python, here called the client: it hands its arguments, environment, directory, descriptors and signal mask to
+the server, which forks, and the fork runs what the client was to run. The client passes signals on and ends as
+the fork ends. multiprocessing's "spawn" inside a fork takes the same way. Where there is an accelerator, or
+Ray is not started by the command, the command runs as it is.
+
+Invariants:
+
+- The server has one thread whenever it forks, and has imported no ``ray`` before a first worker of Ray asks for a
+  Python: ray keeps the ``RAY_*`` variables it sees when it is imported. Else it stops.
+- A fork has the client's descriptors, environment, directory, signal mask, a session of its own (a terminal's
+  Ctrl-C reaches it once, through the client), and random states of its own.
+- A fork dies with its client or with the server; the server dies with the command, however that ends, and
+  removes its private directory (mode 0700). The command takes the place of the launcher, so its exit code
+  and the signals sent to it need no passing on.
+- A client that finds no server, or none that is ready in time, becomes a real python with the same arguments and
+  says so. It never runs a program twice: the fork waits for its word, and after it gives it nothing falls back.
+
+Left out: interpreter options but -u and -B, programs in a directory or zip file, interactive use (a real python
+runs all of these); variables which the interpreter or an imported module reads at start, such as
+PYTHONHASHSEED, have the server's value; a process that a fork spawned outlives it if it does so elsewhere, but
+not because it asked to be killed with its parent, which is the server: it may stay until the run ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any, NamedTuple, NoReturn
+
+# The client imports nothing else: it is started by file name, without site-packages, and should take milliseconds.
+
+PRELOAD = (
+    "torch,torch._inductor,torch.distributed.fsdp,tensordict,torchdata.stateful_dataloader,datasets,peft,hydra,"
+    "sklearn.metrics,transformers.models.qwen3.modeling_qwen3,sglang.srt.entrypoints.http_server,"
+    "sglang.srt.managers.scheduler,sglang.srt.managers.detokenizer_manager,sglang.srt.models.registry"
+)
+PRELOAD_WITH_RAY = (
+    "ray._private.workers.default_worker,verl.trainer.main_ppo,verl.trainer.ppo.v1,verl.workers.engine_workers,"
+    "verl.workers.engine.fsdp.transformer_impl,verl.workers.rollout.sglang_rollout.async_sglang_server,"
+    "verl.experimental.reward_loop,verl.experimental.agent_loop.single_turn_agent_loop"
+)
+EXECUTABLE_KEY = "ray_kwargs.ray_init.runtime_env.py_executable"
+READY_TIMEOUT_S = 180.0
+REQUEST_TIMEOUT_S = 10.0  # a client has its request at hand; a stopped one must not stop the others
+RESERVED = 250  # descriptors below are the client's, those of imported modules lie above; a message can carry 253
+FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+READY, GO = b"r", b"g"
+PR_SET_PDEATHSIG = 1
+
+
+class Program(NamedTuple):
+    """What a python command line asks for."""
+
+    kind: str  # "-c", "-m" or "script"
+    target: str
+    args: list[str]
+    unbuffered: bool
+    bytecode: bool
+
+
+class Request(NamedTuple):
+    """A program and the process state it is to start with."""
+
+    program: Program
+    env: dict[str, str]
+    cwd: str
+    descriptors: list[int]
+    blocked: list[int]
+    ignored: list[int]
+
+
+def say(message: str) -> None:
+    print(f"warm_python: {message}", file=sys.stderr, flush=True)
+
+
+# The client.
+
+
+def parse_program(argv: list[str]) -> Program | None:
+    """None if it needs a real python."""
+    flags = {"-u": False, "-B": False}
+    rest = list(argv)
+    while rest and rest[0] in flags:
+        flags[rest.pop(0)] = True
+    match rest:
+        case [("-c" | "-m") as kind, target, *args]:
+            pass
+        case [target, *args] if os.path.isfile(target):
+            kind = "script"
+        case _:
+            return None
+    return Program(kind, target, args, flags["-u"] or bool(os.environ.get("PYTHONUNBUFFERED")), not flags["-B"])
+
+
+def be_python(socket_path: str, argv: list[str]) -> NoReturn:
+    """Do what ``python ARGV`` does, in a fork of the server if possible."""
+    program = parse_program(argv)
+    connection = program and _submit(socket_path, program)
+    if not connection:
+        os.execv(sys.executable, [sys.executable, *argv])
+    code = _follow(connection)
+    if code < 0:
+        with contextlib.suppress(OSError):  # SIGKILL and SIGSTOP have no handlers
+            signal.signal(-code, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [-code])
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def _submit(socket_path: str, program: Program) -> socket.socket | None:
+    """Hand the program to the server; None if there is no server that takes it."""
+    descriptors = [fd for fd in map(int, os.listdir("/proc/self/fd")) if _is_inherited(fd)]
+    if max(descriptors, default=0) >= RESERVED:
+        return None
+    request = Request(
+        program,
+        dict(os.environ),
+        os.getcwd(),
+        descriptors,
+        [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
+        [int(number) for number in FORWARDED if signal.getsignal(number) == signal.SIG_IGN],
+    )
+    body = json.dumps(request).encode()
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(READY_TIMEOUT_S)
+    try:
+        connection.connect(socket_path)
+        socket.send_fds(connection, [len(body).to_bytes(4, "big")], descriptors)
+        connection.sendall(body)
+        if connection.recv(1) != READY:
+            raise ConnectionError("the server does not take the program")
+        connection.sendall(GO)
+    except OSError as error:
+        say(f"{error}; starting a cold python, which is slower")
+        connection.close()
+        return None
+    connection.settimeout(None)
+    # The fork has the descriptors now; a copy here would keep pipes open that it closes.
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in descriptors:
+        if fd != sys.stderr.fileno():
+            os.dup2(null, fd)
+    return connection
+
+
+def _is_inherited(fd: int) -> bool:
+    """Python opens its own descriptors non-inheritable; what came through exec is inheritable."""
+    try:
+        return os.get_inheritable(fd)
+    except OSError:  # listdir's own
+        return False
+
+
+def _follow(connection: socket.socket) -> int:
+    """Pass signals on until the fork ends; its exit code, negative for a signal."""
+
+    def forward(number: int, _: Any) -> None:
+        with contextlib.suppress(OSError):
+            connection.send(bytes([number]))
+
+    for number in FORWARDED:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, forward)
+    try:
+        reply = connection.recv(4)
+    except OSError:
+        reply = b""
+    if len(reply) < 4:
+        say("the server is gone, and the program with it")
+        return 1
+    return int.from_bytes(reply, "big", signed=True)
+
+
+# The server.
+
+
+class Child:
+    """A fork and its client."""
+
+    def __init__(self, pid: int, connection: socket.socket):
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.connection = connection
+        self.ended = False
+
+
+class Server:
+    """Forks a child for every client of ``listener``."""
+
+    def __init__(self, listener: socket.socket, with_ray: list[str]):
+        import selectors
+
+        self._listener = listener
+        self._with_ray = with_ray
+        self._ray_job: str | None = None
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._read = selectors.EVENT_READ
+
+    def serve(self) -> tuple[Request, list[int]]:
+        """Returns in a fork only: the request and the descriptors that came with it."""
+        while True:
+            for key, _ in self._selector.select():
+                child: Child | None = key.data
+                if child is None:
+                    work = self._accept()
+                    if work is not None:
+                        return work
+                elif child.ended:
+                    continue  # both of its descriptors were ready
+                elif key.fileobj is child.connection:
+                    self._hear(child)
+                else:
+                    self._reap(child)
+
+    def _accept(self) -> tuple[Request, list[int]] | None:
+        connection, _ = self._listener.accept()
+        connection.settimeout(REQUEST_TIMEOUT_S)
+        received: list[int] = []
+        try:
+            request = self._receive(connection, received)
+            if self._prepare_for(request.env):
+                connection.sendall(READY)
+                if connection.recv(1) == GO:
+                    return self._fork(connection, request, received)
+        except (OSError, ValueError) as error:
+            say(f"dropped a client: {error}")
+        for fd in received:
+            os.close(fd)
+        connection.close()
+        return None
+
+    def _receive(self, connection: socket.socket, received: list[int]) -> Request:
+        header, descriptors, _, _ = socket.recv_fds(connection, 4, RESERVED)
+        received += descriptors
+        missing = int.from_bytes(header, "big")
+        body = b""
+        while len(body) < missing:
+            part = connection.recv(missing - len(body))
+            if not part:
+                raise ConnectionError("it left before its request was read")
+            body += part
+        program, *state = json.loads(body)
+        return Request(Program(*program), *state)
+
+    def _prepare_for(self, env: dict[str, str]) -> bool:
+        """Whether a fork can take this environment: any but that of a second job of Ray."""
+        job = env.get("RAY_JOB_ID")
+        if job is None or job == self._ray_job:
+            return True
+        if self._ray_job is not None:
+            return False
+        self._ray_job = job
+        set_environment(env)
+        preload(self._with_ray)
+        return True
+
+    def _fork(
+        self, connection: socket.socket, request: Request, received: list[int]
+    ) -> tuple[Request, list[int]] | None:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the fork has its own handlers
+        server = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            die_with_parent(signal.SIGKILL, server)
+            connection.close()
+            for key in list(self._selector.get_map().values()):
+                os.close(key.fileobj) if isinstance(key.fileobj, int) else key.fileobj.close()
+            self._selector.close()
+            return request, received
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for fd in received:
+            os.close(fd)
+        connection.settimeout(None)
+        child = Child(pid, connection)
+        self._selector.register(child.pidfd, self._read, child)
+        self._selector.register(child.connection, self._read, child)
+        return None
+
+    def _hear(self, child: Child) -> None:
+        """A signal for the fork, or the end of its client."""
+        try:
+            numbers = child.connection.recv(64)
+        except OSError:
+            numbers = b""
+        if not numbers:
+            self._selector.unregister(child.connection)
+        for number in numbers or [signal.SIGKILL]:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(child.pidfd, number)
+
+    def _reap(self, child: Child) -> None:
+        _, status = os.waitpid(child.pid, 0)
+        child.ended = True
+        self._selector.unregister(child.pidfd)
+        os.close(child.pidfd)
+        if child.connection.fileno() in self._selector.get_map():
+            self._selector.unregister(child.connection)
+            with contextlib.suppress(OSError):
+                child.connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "big", signed=True))
+        child.connection.close()
+
+
+def die_with_parent(number: int, parent: int) -> None:
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:  # it was quicker
+        os.kill(os.getpid(), number)
+
+
+def set_environment(env: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+
+
+def preload(modules: list[str]) -> None:
+    """Import what can be imported; what cannot is left to the programs.
+
+    Raises:
+        RuntimeError: an import started a thread, so forks would be unsafe.
+    """
+    import gc
+    import importlib
+
+    held = [os.dup(0)]
+    while held[-1] < RESERVED:
+        held.append(os.dup(0))
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            say(f"did not preload {name}: {error!r}")
+    for fd in held:
+        os.close(fd)
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy the pages of all these objects
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        raise RuntimeError(f"importing {', '.join(modules)} left {threads} threads running")
+
+
+def serve(directory: str, listener_fd: int, parent: int, modules: list[str], with_ray: list[str]) -> None:
+    """Be the server, until the parent ends; and, in the forks, the programs."""
+    import shutil
+
+    def stop(*_: Any) -> NoReturn:
+        shutil.rmtree(directory, ignore_errors=True)
+        os._exit(0)  # the forks are killed with it
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGQUIT, signal.SIG_IGN)  # sglang's workers, when they fail, send it to their parent
+    die_with_parent(signal.SIGTERM, parent)
+    sys.path.pop(0)  # this file's directory
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    path = [entry for entry in sys.path if entry not in inherited]
+    listener = socket.socket(fileno=listener_fd)
+    listener.set_inheritable(False)
+    try:
+        preload(modules)
+        if "ray" in sys.modules:
+            raise RuntimeError(f"one of {', '.join(modules)} imports ray")
+        request, received = Server(listener, with_ray).serve()
+    except RuntimeError as error:
+        say(f"server stops: {error}")
+        stop()
+    become(request, received)
+    run_program(request.program, path, os.path.join(directory, "python"))
+
+
+# A fork.
+
+
+def become(request: Request, received: list[int]) -> None:
+    """Take over the process state of the client."""
+    _place_descriptors(request.descriptors, received)
+    os.setsid()
+    set_environment(request.env)
+    os.chdir(request.cwd)
+    for number in FORWARDED:
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number in request.ignored else default)
+    signal.pthread_sigmask(signal.SIG_SETMASK, request.blocked)
+    sys.dont_write_bytecode = not request.program.bytecode
+    _open_streams(request.program.unbuffered)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()  # Python's own generator sees to itself; torch starts from a fixed seed everywhere
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(int(request.env.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+
+
+def _place_descriptors(wanted: list[int], received: list[int]) -> None:
+    """Give the received descriptors the numbers they had in the client."""
+    import fcntl
+
+    above = max([2, *wanted, *received]) + 1
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, above) for fd in received]
+    for fd in {0, 1, 2, *received}:
+        os.close(fd)
+    for fd, number in zip(moved, wanted, strict=True):
+        os.dup2(fd, number)
+        os.close(fd)
+
+
+def _open_streams(unbuffered: bool) -> None:
+    import io
+
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        old = getattr(sys, f"__{name}__")
+        writes = fd > 0
+        try:
+            raw = open(fd, "wb" if writes else "rb", buffering=0 if writes and unbuffered else -1, closefd=False)
+        except OSError:  # the client's is closed
+            stream = None
+        else:
+            stream = io.TextIOWrapper(
+                raw,
+                encoding=old.encoding,
+                errors=old.errors,
+                line_buffering=name == "stderr" or raw.isatty(),
+                write_through=writes and unbuffered,
+            )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def run_program(program: Program, path: list[str], executable: str) -> None:
+    """Run it as ``__main__``, as the interpreter does."""
+    import builtins
+    import multiprocessing
+    import runpy
+    import types
+
+    multiprocessing.set_executable(executable)
+    kind, target, args = program[:3]
+    first = {"-c": "", "-m": os.getcwd(), "script": os.path.dirname(os.path.realpath(target))}[kind]
+    sys.path[:] = [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *path]
+    sys.argv = [kind if kind == "-c" else target, *args]
+    main = types.ModuleType("__main__")
+    main.__dict__["__builtins__"] = builtins
+    sys.modules["__main__"] = main
+    if kind == "-m":
+        runpy.run_module(target, run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        exec(compile(target, "<string>", "exec"), main.__dict__)
+    else:
+        main.__file__ = target
+        with open(target, "rb") as file:
+            code = compile(file.read(), target, "exec")
+        exec(code, main.__dict__)
+
+
+# The launcher.
+
+
+def start_server(preload: str = PRELOAD, preload_with_ray: str = PRELOAD_WITH_RAY) -> str:
+    """Start a server that dies with this process; the path of the executable to use as python."""
+    import shlex
+    import subprocess
+    import tempfile
+
+    directory = tempfile.mkdtemp(prefix="warm-python-")
+    socket_path, executable = os.path.join(directory, "socket"), os.path.join(directory, "python")
+    this_file = os.path.abspath(__file__)
+    with open(executable, "w") as file:
+        file.write(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-IS", this_file, "client", socket_path])} "$@"\n')
+    os.chmod(executable, 0o700)
+    with socket.socket(socket.AF_UNIX) as listener:  # here, so that a client waits for the imports from the start
+        listener.bind(socket_path)
+        listener.listen(1024)
+        fd = listener.fileno()
+        command = [sys.executable, this_file, "serve", directory, str(fd), str(os.getpid()), preload, preload_with_ray]
+        # Thread pools start with one thread, that is without any; a fork sets torch's as its environment says.
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "SGLANG_USE_CPU_ENGINE": "1"}
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, env=env, pass_fds=[fd], start_new_session=True)
+    return executable
+
+
+def has_accelerator() -> bool:
+    """Whether verl would choose a platform other than "cpu"; in doubt True, since then all goes the usual way.
+
+    verl asks torch.cuda and the tools of the vendors; importing verl or torch for that would take seconds.
+    """
+    import importlib.util
+    import shutil
+
+    chosen = os.environ.get("VERL_PLATFORM", "").strip().lower()
+    if chosen:
+        return chosen != "cpu"
+    folders = os.pathsep.join(
+        [os.environ.get("PATH", ""), "/usr/bin", "/usr/local/bin", "/usr/local/cuda/bin", "/opt/rocm/bin"]
+    )
+    return (
+        any(shutil.which(tool, path=folders) for tool in ("nvidia-smi", "rocm-smi"))
+        or any(os.path.exists(device) for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
+        or importlib.util.find_spec("torch_npu") is not None
+    )
+
+
+def helps(command: list[str]) -> bool:
+    """Whether the command starts a Ray of its own on a machine where forks are safe, with no python chosen."""
+    chosen = any(EXECUTABLE_KEY in argument or "ray_init.address=" in argument for argument in command)
+    elsewhere = os.environ.get("RAY_ADDRESS")
+    return sys.platform == "linux" and not chosen and not elsewhere and not has_accelerator()
+
+
+def run(command: list[str]) -> NoReturn:
+    """Become the command, with a server beside it."""
+    if helps(command):
+        command = [*command, f"{EXECUTABLE_KEY}={start_server()}"]
+    os.execvp(command[0], command)
+
+
+def main(argv: list[str]) -> None:
+    match argv:
+        case ["client", socket_path, *rest]:
+            be_python(socket_path, rest)
+        case ["serve", directory, fd, parent, modules, with_ray]:
+            serve(directory, int(fd), int(parent), modules.split(","), with_ray.split(","))
+        case ["run", "--", _, *_]:
+            try:
+                run(argv[2:])
+            except OSError as error:
+                sys.exit(f"warm_python: cannot run {argv[2]}: {error}")
+        case _:
+            sys.exit("usage: python -m verl_v05.platform.warm_python run -- COMMAND [ARGUMENT ...]")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
