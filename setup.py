@@ -13,7 +13,7 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=["verl_v05*", "recipes*"]),
     package_data={"verl_v05.config": ["**/*.yaml"], "recipes.demo": ["*.sh"]},
     install_requires=[

@@ -24,7 +24,7 @@ from recipes.demo.runs import Run, read_run
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-ROLLOUTS_PER_STEP = 256
+ROLLOUTS_PER_STEP = 128
 DONE = "done"
 
 

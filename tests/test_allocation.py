@@ -223,7 +223,8 @@ def test_padding_equals_handing_out_one_by_one(multiple: int) -> None:
     rng = np.random.default_rng(multiple)
     for prompts in (1, 2, 5, 12, 30):
         for _ in range(6):
-            asked, k, spent, bias_sq = random_dispatch(rng, prompts, 16)
+            _, k, spent, bias_sq = random_dispatch(rng, prompts, 16)
+            asked = np.where(spent <= 14, 2 * rng.integers(0, 2, prompts), 0)
             found = pad_dispatch(asked, k, spent, bias_sq, multiple=multiple, k_max=16)
             assert found.tolist() == greedy_padding(asked, k, spent, bias_sq, multiple, 16)
 
@@ -249,6 +250,12 @@ def test_padding_prefers_the_largest_marginal_return_then_the_earlier_prompt() -
     for multiple, padded in wanted.items():
         assert pad_dispatch(asked, k, k, bias_sq, multiple=multiple, k_max=16).tolist() == padded
     assert pad_dispatch(asked, k, k, np.zeros(4), multiple=8, k_max=16).tolist() == [6, 0, 0, 0]
+
+
+def test_padding_counts_what_the_dispatch_already_asks_for() -> None:
+    k, bias_sq = np.array([4, 4]), np.array([3.0, 1.2])  # g: .0433 and .0355 at k = 4, .0215 at 3.0 and k = 6
+    assert pad_dispatch(np.array([2, 0]), k, k, bias_sq, multiple=3, k_max=16).tolist() == [0, 1]
+    assert pad_dispatch(np.array([2, 0]), k, k, bias_sq, multiple=3, k_max=4).tolist() == [0, 0]
 
 
 def test_padding_of_a_full_or_empty_dispatch_is_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import json
 import math
 import threading
@@ -107,8 +108,8 @@ def test_prior_is_computed_while_the_first_rollouts_run(gate: threading.Event) -
     async def scenario() -> None:
         allocator = scripted(answer)
         await allocator.open_batch(1, ["a"], queries(["a"]))  # returns although the prior is not there yet
-        await asyncio.sleep(0.05)
-        assert len(allocator.prior.contexts) == 1  # asked before anything was scored
+        while not allocator.prior.contexts:  # asked before anything was scored
+            await asyncio.sleep(0.01)
         settle = asyncio.create_task(allocator.settle("a", dict.fromkeys(range(4), 1.0), 0))
         await asyncio.sleep(0.05)
         assert not settle.done()
@@ -121,15 +122,19 @@ def test_prior_is_computed_while_the_first_rollouts_run(gate: threading.Event) -
 
 
 def test_a_prior_that_is_ready_first_adds_nothing_to_the_critical_path() -> None:
+    def answer(queries: Any, context: Any, step: int) -> np.ndarray:
+        time.sleep(0.2)
+        return np.ones(len(queries))
+
     async def scenario() -> StepRecord:
-        allocator = scripted(always(0.9))
+        allocator = scripted(answer)
         await allocator.open_batch(1, ["a"], queries(["a"]))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.4)
         await allocator.settle("a", dict.fromkeys(range(4), 1.0), 0)
         return await allocator.close_step(1)
 
     record = run(scenario())
-    assert record.prior_wait_s < 0.02 and record.prior_latency_s > 0
+    assert record.prior_wait_s < 0.1 and record.prior_latency_s >= 0.2
 
 
 def raises(queries: Any, context: Any, step: int) -> Any:
@@ -164,21 +169,61 @@ def test_a_nan_is_a_missing_prior_and_no_failure() -> None:
     assert np.isnan(record.column("prior")).tolist() == [True, False, True] and record.prior_failures == 0
 
 
-def test_a_prior_that_hangs_is_missing_after_its_timeout_and_does_not_block_the_next(gate: threading.Event) -> None:
+def test_a_prior_that_hangs_is_missing_until_it_answers_and_blocks_nothing(gate: threading.Event) -> None:
     def answer(queries: Any, context: Any, step: int) -> np.ndarray:
         if step == 1:
             gate.wait(15)
         return np.zeros(len(queries))
 
     async def scenario() -> list[StepRecord]:
-        allocator = scripted(answer, timeout_s=0.1)
-        return [await step(allocator, number, always_right("ab")) for number in (1, 2)]
+        allocator = scripted(answer, timeout_s=0.5)
+        hung = [await step(allocator, number, always_right("ab")) for number in (1, 2)]
+        gate.set()
+        await asyncio.sleep(0.2)
+        return [*hung, await step(allocator, 3, always_right("ab"))]
 
     started = time.monotonic()
-    first, second = run(scenario())
-    assert time.monotonic() - started < 5
-    assert np.isnan(first.column("prior")).all() and (first.prior_failures, second.prior_failures) == (1, 0)
-    assert second.column("prior").tolist() == [-1, -1] and second.column("k").tolist() == [16, 16]
+    *hung, recovered = run(scenario())
+    assert time.monotonic() - started < 10
+    for record in hung:
+        # Neither asked nor taught while its thread is busy: predict and update are never concurrent.
+        assert np.isnan(record.column("prior")).all() and record.prior_failures == 2
+    assert recovered.prior_failures == 0
+    assert recovered.column("prior").tolist() == [-1, -1] and recovered.column("k").tolist() == [16, 16]
+
+
+@pytest.mark.parametrize(
+    "error", [StopIteration, concurrent.futures.CancelledError, asyncio.CancelledError, SystemExit]
+)
+def test_whatever_a_prior_raises_is_a_missing_prior(error: type[BaseException]) -> None:
+    def answer(queries: Any, context: Any, step: int) -> np.ndarray:
+        raise error
+
+    record = run(step(scripted(answer, timeout_s=2.0), 1, always_right("ab")))
+    assert record.prior_failures == 1 and record.column("k").tolist() == [4, 4]
+    assert record.prior_latency_s < 1
+
+
+def test_another_providers_state_is_left_out_when_missing_state_is_allowed() -> None:
+    async def scenario() -> int:
+        trained = history()
+        await step(trained, 1, always_right("ab"))
+        other = Allocator(V05Settings(prior=PriorSettings(provider="none"), allow_missing_state=True))
+        await other.load_state_dict(await trained.state_dict())
+        return len(other.support)
+
+    assert run(scenario()) == 2
+
+
+def test_the_cap_bounds_the_step_and_not_each_batch() -> None:
+    async def scenario() -> StepRecord:
+        allocator = scripted(always(0.0), max_rollouts_per_step=12)
+        for uid in "ab":
+            await allocator.open_batch(1, [uid], queries([uid]))
+        await asyncio.gather(*(finish(allocator, uid, [1.0] * 32) for uid in "ab"))
+        return await allocator.close_step(1)
+
+    assert run(scenario()).column("spent").sum() == 12
 
 
 def test_a_fault_in_one_batch_leaves_the_others_of_the_step() -> None:

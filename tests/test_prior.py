@@ -185,12 +185,13 @@ def test_buffer_gives_nothing_while_too_small_or_of_one_class() -> None:
     assert buffer.sample(0) is None
 
 
-def test_buffer_state_survives_json_and_gives_the_same_samples() -> None:
-    buffer = SupportBuffer(capacity=50, sample_size=10, seed=7)
+@pytest.mark.parametrize("capacity", [50, 500])
+def test_buffer_state_survives_json_and_gives_the_same_samples(capacity: int) -> None:
+    buffer = SupportBuffer(capacity, sample_size=10, seed=7)
     rng = np.random.default_rng(0)
     for _ in range(6):
         buffer.add([outcome(f"p{i}", rng.random(), int(rng.integers(4, 17))) for i in rng.integers(0, 80, 20)])
-    restored = SupportBuffer(capacity=50, sample_size=10, seed=7)
+    restored = SupportBuffer(capacity, sample_size=10, seed=7)
     restored.add([outcome("left over", 1.0)])
     restored.load_state_dict(json.loads(json.dumps(buffer.state_dict())))
     assert len(restored) == len(buffer)
@@ -237,3 +238,15 @@ def test_providers_are_found_by_name_and_by_class_path() -> None:
 def test_unusable_providers_are_refused_with_what_is_allowed(provider: str, kwargs: dict, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         make_prior(PriorSettings(provider=provider, kwargs=kwargs))
+
+
+def test_history_survives_an_empty_step() -> None:
+    prior = HistoryPrior(forgetting=0.0, min_rollouts=1)
+    prior.update([Outcome(Query("a", "", "s"), 1.0, 4)], 1)
+    prior.update([], 2)
+    assert np.isnan(prior.predict([Query("b", "", "s")], None, 3)).all()
+
+
+def test_history_needs_at_least_one_rollout() -> None:
+    with pytest.raises(ValueError, match="min_rollouts=0 must be at least 1"):
+        HistoryPrior(min_rollouts=0)

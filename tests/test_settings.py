@@ -118,9 +118,9 @@ def test_wrong_types_name_key_value_and_type(values: dict, message: str) -> None
         ({"sigma_floor": 1.1}, "sigma_floor", "1.1", r"in \(0, 1\]"),
         ({"group_weighting": "none"}, "group_weighting", "'none'", "per_prompt, per_rollout"),
         ({"outcome": {"low": 1, "high": 1}}, "outcome.high", "1.0", "greater than outcome.low"),
-        ({"support": {"capacity": 0}}, "support.capacity", "0", "at least 1"),
-        ({"support": {"sample": 0}}, "support.sample", "0", r"in \[1, support.capacity \(512\)\]"),
-        ({"support": {"sample": 513}}, "support.sample", "513", r"in \[1, support.capacity \(512\)\]"),
+        ({"support": {"capacity": 0}}, "support.capacity", "0", "at least 2"),
+        ({"support": {"sample": 0}}, "support.sample", "0", r"in \[2, support.capacity \(512\)\]"),
+        ({"support": {"sample": 513}}, "support.sample", "513", r"in \[2, support.capacity \(512\)\]"),
         ({"prior": {"timeout_s": 0}}, "prior.timeout_s", "0.0", "a positive number of seconds"),
     ],
 )
@@ -164,3 +164,9 @@ def test_presets_take_overrides() -> None:
     settings = load_settings(composed("streaming", *overrides, "algorithm.v05.prior.provider=none"))
     assert (settings.k_init, settings.rollouts_per_ask, settings.max_rollouts_per_step) == (8, None, 9000)
     assert settings.prior.provider == "none"
+
+
+@pytest.mark.parametrize("value", ["streaming", 3])
+def test_a_group_that_is_no_mapping_is_refused_with_the_way_to_choose_a_preset(value: object) -> None:
+    with pytest.raises(SettingsError, match=rf"algorithm\.v05='?{value}'? is not allowed: .* algorithm/v05={value}"):
+        load_settings(OmegaConf.create({"algorithm": {"v05": value}}))

@@ -75,3 +75,10 @@ def test_another_format_is_refused(tmp_path: Path, content: dict) -> None:
     (tmp_path / FILE).write_text(json.dumps(content))
     with pytest.raises(ValueError, match="written by another verl-v05"):
         load_state(tmp_path, allow_missing=True)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[]", b"null"])
+def test_any_damage_names_the_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(ValueError, match=FILE):
+        load_state(tmp_path, allow_missing=False)

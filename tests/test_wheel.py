@@ -25,8 +25,8 @@ def clean_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Interpreter of a new environment with the locked packages and our wheel."""
     work = tmp_path_factory.mktemp("wheel")
     wheels, python = work / "wheels", work / "env" / "bin" / "python"
-    pip_wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(wheels)]
-    subprocess.run([*pip_wheel, str(ROOT)], check=True)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(wheels)]
+    subprocess.run([*build, str(ROOT)], check=True)
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, str(work / "env")], check=True)
     requirements = ["-r", str(ROOT / "requirements.lock"), *map(str, wheels.glob("*.whl"))]

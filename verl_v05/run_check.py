@@ -28,6 +28,8 @@ def check_run(config: DictConfig) -> V05Settings:
     _must_be(config, "distillation.enabled", False, "not supported with V0.5")
     if OmegaConf.select(config, "reward.reward_model.enable"):
         _must_be(config, "reward.reward_model.enable_resource_pool", True, "rewards are needed while rollouts generate")
+    if settings.max_rollouts_per_step is not None:
+        _must_be(config, "trainer.v1.sampler.sync_refill_failed_groups", False, "refills would exceed the step's cap")
     _check_batches(config, settings)
     return settings
 

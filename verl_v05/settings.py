@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +72,7 @@ class V05Settings:
         _require("schedule", self.schedule, self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         _require("k_init", self.k_init, self.k_init >= 1, "at least 1")
         _require("k_max", self.k_max, self.k_max >= self.k_init, f"at least k_init ({self.k_init})")
-        _require("cost", self.cost, self.cost > 0, "a positive number")
+        _require("cost", self.cost, 0 < self.cost < math.inf, "a positive number")
         _require("step", self.step, self.step == TO_TARGET or _is_count(self.step), f"an integer >= 1 or {TO_TARGET!r}")
         _require("halt_share", self.halt_share, 0 <= self.halt_share <= 1, "in [0, 1]")
         _require("pad_multiple", self.pad_multiple, self.pad_multiple >= 1, "at least 1")
@@ -89,13 +90,15 @@ class V05Settings:
             self.group_weighting in GROUP_WEIGHTINGS,
             f"one of {', '.join(GROUP_WEIGHTINGS)}",
         )
-        _require("outcome.high", self.outcome.high, self.outcome.high > self.outcome.low, "greater than outcome.low")
-        _require("support.capacity", self.support.capacity, self.support.capacity >= 1, "at least 1")
+        low, high = self.outcome.low, self.outcome.high
+        _require("outcome.low", low, math.isfinite(low), "finite")
+        _require("outcome.high", high, low < high < math.inf, f"finite and greater than outcome.low ({low})")
+        _require("support.capacity", self.support.capacity, self.support.capacity >= 2, "at least 2")
         _require(
             "support.sample",
             self.support.sample,
-            1 <= self.support.sample <= self.support.capacity,
-            f"in [1, support.capacity ({self.support.capacity})]",
+            2 <= self.support.sample <= self.support.capacity,
+            f"in [2, support.capacity ({self.support.capacity})], to hold both classes",
         )
         _require("prior.timeout_s", self.prior.timeout_s, self.prior.timeout_s > 0, "a positive number of seconds")
 
@@ -117,6 +120,8 @@ def load_settings(config: DictConfig) -> V05Settings:
             f"{KEY} is missing: start from `--config-path pkg://verl_v05.config --config-name v05`, or add "
             "`+algorithm/v05=rounds` and `hydra.searchpath=[pkg://verl_v05.config]` to your command"
         )
+    if not isinstance(group, DictConfig):
+        raise SettingsError(f"{KEY}={group!r} is not allowed: choose a preset with a slash, algorithm/v05={group}")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(V05Settings), group)
         return OmegaConf.to_object(merged)
@@ -126,11 +131,8 @@ def load_settings(config: DictConfig) -> V05Settings:
 
 def _explain(error: OmegaConfBaseException) -> str:
     where = f"{KEY}.{error.full_key}" if error.full_key else KEY
-    parent = error.parent_node
-    known = ""
-    if parent is not None and error.key is not None and not hasattr(parent._metadata.object_type, str(error.key)):
-        names = getattr(parent._metadata.object_type, "__dataclass_fields__", {})
-        known = f" (known keys: {', '.join(names)})" if error.key not in names else ""
+    names = getattr(error.object_type, "__dataclass_fields__", {})
+    known = "" if error.key in names or not names else f" (known keys: {', '.join(names)})"
     return f"{where}: {str(error.msg).splitlines()[0]}{known}"
 
 

@@ -40,8 +40,8 @@ def load_state(folder: str | os.PathLike, allow_missing: bool) -> dict[str, Any]
         )
     try:
         state = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}); resume from an earlier checkpoint") from error
-    if state.pop("format", None) != FORMAT:
+    if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
         raise ValueError(f"{path} was written by another verl-v05; resume with that one")
     return state

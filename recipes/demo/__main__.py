@@ -13,7 +13,7 @@ from recipes.demo.make import Settings, make_demo
 from recipes.demo.report import draw_run, summary_table
 from recipes.demo.runs import read_run
 
-PROMPTS_PER_STEP = 64
+PROMPTS_PER_STEP = 32
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ class Settings:
     """
 
     seed: int = 0
-    train_size: int = 512
+    train_size: int = 256
     val_size: int = 256
     clean_steps: int = 800
     clean_problems_per_step: int = 32

@@ -124,7 +124,7 @@ def warm_up(
     slip, weighted by the rest; weighing both teaches the mixture faster than sampling one label.
     An answer that would weigh nothing is left out, so competences of one train on the truth alone.
     The learning rate rises over the first twentieth of the steps, then falls to zero along a
-    cosine. `on_step` gets each step's loss, in nats per problem.
+    cosine; `steps` must exceed 20 for that. `on_step` gets each step's loss, in nats per problem.
     """
     pools = [list(problems_of(level)) for level in LEVELS]
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.0)

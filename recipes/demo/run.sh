@@ -27,7 +27,8 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false RAY_USAGE_STATS_ENABLED=0 V
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the engines share two cores
 export TQ_NUM_THREADS=1
 
-exec python -u -m verl.trainer.main_ppo \
+# Without an accelerator, a server imports torch, sglang and verl once for all processes; elsewhere it is just exec.
+exec python -m verl_v05.platform.warm_python run -- python -u -m verl.trainer.main_ppo \
   --config-path pkg://verl_v05.config --config-name $config \
   "${prior[@]}" \
   data.train_files="$task/train.parquet" \

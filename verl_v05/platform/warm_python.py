@@ -52,6 +52,12 @@ PRELOAD_WITH_RAY = (
     "verl.experimental.reward_loop,verl.experimental.agent_loop.single_turn_agent_loop"
 )
 EXECUTABLE_KEY = "ray_kwargs.ray_init.runtime_env.py_executable"
+SERVER_ENV = {
+    "OMP_NUM_THREADS": "1",  # no threads of libgomp and OpenBLAS; a fork gives torch as many as it was to have
+    "OPENBLAS_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "SGLANG_USE_CPU_ENGINE": "1",
+}
 READY_TIMEOUT_S = 180.0
 REQUEST_TIMEOUT_S = 10.0  # a client has its request at hand; a stopped one must not stop the others
 RESERVED = 250  # descriptors below are the client's, those of imported modules lie above; a message can carry 253
@@ -104,10 +110,10 @@ def parse_program(argv: list[str]) -> Program | None:
     return Program(kind, target, args, flags["-u"] or bool(os.environ.get("PYTHONUNBUFFERED")), not flags["-B"])
 
 
-def be_python(socket_path: str, argv: list[str]) -> NoReturn:
+def be_python(socket_path: str, ready_timeout_s: float, argv: list[str]) -> NoReturn:
     """Do what ``python ARGV`` does, in a fork of the server if possible."""
     program = parse_program(argv)
-    connection = program and _submit(socket_path, program)
+    connection = program and _submit(socket_path, ready_timeout_s, program)
     if not connection:
         os.execv(sys.executable, [sys.executable, *argv])
     code = _follow(connection)
@@ -119,7 +125,7 @@ def be_python(socket_path: str, argv: list[str]) -> NoReturn:
     os._exit(code)
 
 
-def _submit(socket_path: str, program: Program) -> socket.socket | None:
+def _submit(socket_path: str, ready_timeout_s: float, program: Program) -> socket.socket | None:
     """Hand the program to the server; None if there is no server that takes it."""
     descriptors = [fd for fd in map(int, os.listdir("/proc/self/fd")) if _is_inherited(fd)]
     if max(descriptors, default=0) >= RESERVED:
@@ -134,20 +140,20 @@ def _submit(socket_path: str, program: Program) -> socket.socket | None:
     )
     body = json.dumps(request).encode()
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(READY_TIMEOUT_S)
+    connection.settimeout(ready_timeout_s)
     try:
         connection.connect(socket_path)
-        socket.send_fds(connection, [len(body).to_bytes(4, "big")], descriptors)
-        connection.sendall(body)
+        connection.sendall(len(body).to_bytes(4, "big") + body)
         if connection.recv(1) != READY:
             raise ConnectionError("the server does not take the program")
-        connection.sendall(GO)
+        # Not before: a server that is not ready would keep the other end of somebody's pipe open.
+        socket.send_fds(connection, [GO], descriptors)
     except OSError as error:
         say(f"{error}; starting a cold python, which is slower")
         connection.close()
         return None
     connection.settimeout(None)
-    # The fork has the descriptors now; a copy here would keep pipes open that it closes.
+    # Now they are the fork's alone; a copy here would keep pipes open that it closes.
     null = os.open(os.devnull, os.O_RDWR)
     for fd in descriptors:
         if fd != sys.stderr.fileno():
@@ -228,30 +234,21 @@ class Server:
     def _accept(self) -> tuple[Request, list[int]] | None:
         connection, _ = self._listener.accept()
         connection.settimeout(REQUEST_TIMEOUT_S)
-        received: list[int] = []
         try:
-            request = self._receive(connection, received)
+            request = self._receive(connection)
             if self._prepare_for(request.env):
                 connection.sendall(READY)
-                if connection.recv(1) == GO:
+                word, received, _, _ = socket.recv_fds(connection, 1, RESERVED)
+                if word == GO:
                     return self._fork(connection, request, received)
         except (OSError, ValueError) as error:
             say(f"dropped a client: {error}")
-        for fd in received:
-            os.close(fd)
         connection.close()
         return None
 
-    def _receive(self, connection: socket.socket, received: list[int]) -> Request:
-        header, descriptors, _, _ = socket.recv_fds(connection, 4, RESERVED)
-        received += descriptors
-        missing = int.from_bytes(header, "big")
-        body = b""
-        while len(body) < missing:
-            part = connection.recv(missing - len(body))
-            if not part:
-                raise ConnectionError("it left before its request was read")
-            body += part
+    def _receive(self, connection: socket.socket) -> Request:
+        with connection.makefile("rb") as file:
+            body = file.read(int.from_bytes(file.read(4), "big"))
         program, *state = json.loads(body)
         return Request(Program(*program), *state)
 
@@ -465,7 +462,9 @@ def run_program(program: Program, path: list[str], executable: str) -> None:
 # The launcher.
 
 
-def start_server(preload: str = PRELOAD, preload_with_ray: str = PRELOAD_WITH_RAY) -> str:
+def start_server(
+    preload: str = PRELOAD, preload_with_ray: str = PRELOAD_WITH_RAY, ready_timeout_s: float = READY_TIMEOUT_S
+) -> str:
     """Start a server that dies with this process; the path of the executable to use as python."""
     import shlex
     import subprocess
@@ -474,16 +473,16 @@ def start_server(preload: str = PRELOAD, preload_with_ray: str = PRELOAD_WITH_RA
     directory = tempfile.mkdtemp(prefix="warm-python-")
     socket_path, executable = os.path.join(directory, "socket"), os.path.join(directory, "python")
     this_file = os.path.abspath(__file__)
+    client = shlex.join([sys.executable, "-IS", this_file, "client", socket_path, str(ready_timeout_s)])
     with open(executable, "w") as file:
-        file.write(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-IS", this_file, "client", socket_path])} "$@"\n')
+        file.write(f'#!/bin/sh\nexec {client} "$@"\n')
     os.chmod(executable, 0o700)
     with socket.socket(socket.AF_UNIX) as listener:  # here, so that a client waits for the imports from the start
         listener.bind(socket_path)
         listener.listen(1024)
         fd = listener.fileno()
         command = [sys.executable, this_file, "serve", directory, str(fd), str(os.getpid()), preload, preload_with_ray]
-        # Thread pools start with one thread, that is without any; a fork sets torch's as its environment says.
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "SGLANG_USE_CPU_ENGINE": "1"}
+        env = {**os.environ, **SERVER_ENV}
         subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, env=env, pass_fds=[fd], start_new_session=True)
     return executable
 
@@ -525,8 +524,8 @@ def run(command: list[str]) -> NoReturn:
 
 def main(argv: list[str]) -> None:
     match argv:
-        case ["client", socket_path, *rest]:
-            be_python(socket_path, rest)
+        case ["client", socket_path, ready_timeout_s, *rest]:
+            be_python(socket_path, float(ready_timeout_s), rest)
         case ["serve", directory, fd, parent, modules, with_ray]:
             serve(directory, int(fd), int(parent), modules.split(","), with_ray.split(","))
         case ["run", "--", _, *_]:

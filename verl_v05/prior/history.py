@@ -26,6 +26,8 @@ class HistoryPrior(Prior):
     def __init__(self, forgetting: float = 0.75, strength: float = 1.0, min_rollouts: int = 64):
         if not 0 <= forgetting <= 1:
             raise ValueError(f"algorithm.v05.prior.kwargs.forgetting={forgetting} must be in [0, 1]")
+        if min_rollouts < 1:
+            raise ValueError(f"algorithm.v05.prior.kwargs.min_rollouts={min_rollouts} must be at least 1")
         if not strength > 0:
             raise ValueError(f"algorithm.v05.prior.kwargs.strength={strength} must be positive")
         self.forgetting = forgetting
@@ -36,9 +38,9 @@ class HistoryPrior(Prior):
         self._rollouts_seen = 0
 
     def predict(self, queries: Sequence[Query], context: Sequence[Outcome] | None, step: int) -> np.ndarray:
-        if self._rollouts_seen < self.min_rollouts:
-            return np.full(len(queries), np.nan)
         success, failure = self._global
+        if self._rollouts_seen < self.min_rollouts or success + failure == 0:
+            return np.full(len(queries), np.nan)
         global_mean = success / (success + failure)
         counts = np.array([self._counts.get(q.prompt_id, (0.0, 0.0)) for q in queries]).reshape(-1, 2)
         return (counts[:, 0] + self.strength * global_mean) / (counts.sum(axis=1) + self.strength)

@@ -13,8 +13,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,8 @@ from verl_v05.settings import V05Settings
 logger = logging.getLogger(__name__)
 
 
-def _prior_thread() -> ThreadPoolExecutor:
-    """One thread: predict and update are never concurrent, and a slow provider does not block the event loop."""
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="prior")
+class PriorError(RuntimeError):
+    """The provider raised, or is still busy with a call that timed out."""
 
 
 class Batch:
@@ -40,7 +39,7 @@ class Batch:
 
     def __init__(self, groups: Sequence[Group], record: StepRecord, settings: V05Settings, prior: asyncio.Task[None]):
         self.record = record
-        self.schedule = make_schedule(groups, settings)
+        self.schedule = make_schedule(groups, settings, record.groups)
         self.prior = prior
         self._answers: dict[str, asyncio.Future[int]] = {}
 
@@ -63,7 +62,9 @@ class Allocator:
         self._group_of: dict[str, Group] = {}
         self._records: dict[int, StepRecord] = {}
         self._problems: list[str] = []
-        self._prior_thread = _prior_thread()
+        # One thread: predict and update are never concurrent, and a slow provider does not block the event loop.
+        self._prior_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prior")
+        self._timed_out: Future | None = None
 
     def fingerprint(self) -> str:
         """Identity of the code this process runs, to be compared with the driver's."""
@@ -124,18 +125,20 @@ class Allocator:
         return {"provider": self.settings.prior.provider, "prior": prior, "support": self.support.state_dict()}
 
     async def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`.
+        """Restore :meth:`state_dict`; with ``allow_missing_state``, another provider's state is left out.
 
         Raises:
             ValueError: the state was written by another provider.
         """
-        if state["provider"] != self.settings.prior.provider:
+        theirs, ours = state["provider"], self.settings.prior.provider
+        if theirs != ours and not self.settings.allow_missing_state:
             raise ValueError(
-                f"the checkpoint's prior is {state['provider']!r}, the run's algorithm.v05.prior.provider is "
-                f"{self.settings.prior.provider!r}; set it back, or resume with algorithm.v05.allow_missing_state=true"
+                f"the checkpoint's prior is {theirs!r}, the run's algorithm.v05.prior.provider is {ours!r}; set it "
+                "back, or start with a fresh prior by algorithm.v05.allow_missing_state=true"
             )
         self.support.load_state_dict(state["support"])
-        await self._in_prior_thread(self.prior.load_state_dict, state["prior"])
+        if theirs == ours:
+            await self._in_prior_thread(self.prior.load_state_dict, state["prior"])
 
     async def _ask_prior(self, groups: Sequence[Group], context: list[Outcome] | None, record: StepRecord) -> None:
         asked_at = time.monotonic()
@@ -156,11 +159,22 @@ class Allocator:
             group.prior = 2 * float(p) - 1
         record.prior_latency_s += time.monotonic() - asked_at
 
-    async def _in_prior_thread(self, function: Any, *args: Any) -> Any:
-        call = asyncio.get_running_loop().run_in_executor(self._prior_thread, function, *args)
+    async def _in_prior_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call the provider; PriorError if it raises anything, TimeoutError if it takes too long."""
+        if self._timed_out is not None and not self._timed_out.done():
+            raise PriorError("the prior is still busy with a call that timed out")
+        call = self._prior_thread.submit(_caught, function, *args)
         try:
-            return await asyncio.wait_for(call, self.settings.prior.timeout_s)
+            # Shielded: a thread cannot be cancelled, only be left to finish.
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(call)), self.settings.prior.timeout_s)
         except TimeoutError:
-            # The thread cannot be stopped; leave it behind so that the next call does not queue after it.
-            self._prior_thread = _prior_thread()
+            self._timed_out = call
             raise
+
+
+def _caught(function: Callable[..., Any], *args: Any) -> Any:
+    """Turn whatever a user's provider raises, StopIteration and SystemExit included, into one kind of error."""
+    try:
+        return function(*args)
+    except BaseException as error:
+        raise PriorError(f"{type(error).__name__}: {error}") from error

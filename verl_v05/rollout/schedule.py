@@ -7,6 +7,7 @@ and no I/O, so recorded rewards can be replayed through it.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -19,11 +20,17 @@ from verl_v05.settings import V05Settings
 
 
 class Schedule(ABC):
-    """Allocation of the groups of one batch."""
+    """Allocation of the groups of one batch.
 
-    def __init__(self, groups: Sequence[Group], settings: V05Settings):
+    Args:
+        groups: the batch.
+        step_groups: all groups of the training step so far, if there are other batches.
+    """
+
+    def __init__(self, groups: Sequence[Group], settings: V05Settings, step_groups: Sequence[Group] | None = None):
         self.groups = {group.uid: group for group in groups}
         self.settings = settings
+        self.step_groups = groups if step_groups is None else step_groups
 
     @abstractmethod
     def settled(self, uid: str) -> dict[str, int]:
@@ -33,8 +40,8 @@ class Schedule(ABC):
         """(rollouts asked for, k, spent, squared bias) of each group."""
         k = np.array([g.k for g in groups])
         spent = np.array([g.spent for g in groups])
-        # A group with nothing scored says nothing about its prior: no bias, no ask.
-        prior = np.array([g.prior if g.k else np.nan for g in groups])
+        # A group with nothing scored has mean 0 and counts as k = 1, which no prior in [-1, 1] contradicts.
+        prior = np.array([g.prior for g in groups])
         bias_sq = squared_bias(np.array([g.mean_reward for g in groups]), np.maximum(k, 1), prior)
         s = self.settings
         return extra_rollouts(k, spent, bias_sq, cost=s.cost, k_max=s.k_max, step=s.rollouts_per_ask), k, spent, bias_sq
@@ -53,17 +60,16 @@ class Streaming(Schedule):
     Under a cap, who is cut depends on the order in which groups finish.
     """
 
-    def __init__(self, groups: Sequence[Group], settings: V05Settings):
-        super().__init__(groups, settings)
-        cap = settings.max_rollouts_per_step
-        self._left = float("inf") if cap is None else cap - sum(g.spent for g in groups)
-
     def settled(self, uid: str) -> dict[str, int]:
         group = self.groups[uid]
         asked = int(self._asks([group])[0][0])
-        granted = int(max(0, min(asked, self._left)))
-        self._left -= granted
+        granted = min(asked, self._left()) if asked else 0
         return {uid: group.grant(granted, cut=asked - granted)}
+
+    def _left(self) -> int:
+        """Rollouts the step may still start."""
+        cap = self.settings.max_rollouts_per_step
+        return sys.maxsize if cap is None else max(0, cap - sum(g.spent for g in self.step_groups))
 
 
 class Rounds(Schedule):
@@ -74,8 +80,8 @@ class Rounds(Schedule):
     groups with a prior only: without one, more rollouts cannot settle a disagreement.
     """
 
-    def __init__(self, groups: Sequence[Group], settings: V05Settings):
-        super().__init__(groups, settings)
+    def __init__(self, groups: Sequence[Group], settings: V05Settings, step_groups: Sequence[Group] | None = None):
+        super().__init__(groups, settings, step_groups)
         self._running = set(self.groups)
 
     def settled(self, uid: str) -> dict[str, int]:
@@ -106,6 +112,8 @@ class Rounds(Schedule):
 SCHEDULES: dict[str, type[Schedule]] = {"rounds": Rounds, "streaming": Streaming, "fixed": Fixed}
 
 
-def make_schedule(groups: Sequence[Group], settings: V05Settings) -> Schedule:
+def make_schedule(
+    groups: Sequence[Group], settings: V05Settings, step_groups: Sequence[Group] | None = None
+) -> Schedule:
     """The configured schedule over the groups of one batch."""
-    return SCHEDULES[settings.schedule](groups, settings)
+    return SCHEDULES[settings.schedule](groups, settings, step_groups)
