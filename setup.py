@@ -30,5 +30,10 @@ setup(
         "torch",
         "TransferQueue>=0.1.10",
     ],
+    extras_require={
+        "sglang": ["sglang==0.5.14"],
+        "gpu": ["flash-attn"],
+        "demo": ["matplotlib", "rich", "tabulate"],
+    },
     entry_points={"verl.plugins": ["v05 = verl_v05.plugin"]},
 )

@@ -154,7 +154,6 @@ def raises(queries: Any, context: Any, step: int) -> Any:
         pytest.param(lambda q, c, s: 0.5, id="a scalar"),
         pytest.param(lambda q, c, s: None, id="nothing"),
         pytest.param(lambda q, c, s: ["likely"] * len(q), id="words"),
-        pytest.param(lambda q, c, s: [0.0] * (len(q) - 1) + [2.0], id="one of them out of range"),
     ],
 )
 @pytest.mark.parametrize("schedule", ["streaming", "rounds"])
@@ -162,6 +161,11 @@ def test_a_faulty_prior_is_missing_and_counted(answer: Callable[..., Any], sched
     record = run(step(scripted(answer, schedule=schedule), 1, always_right("abcd")))
     assert np.isnan(record.column("prior")).all() and record.prior_failures == 1
     assert record.column("k").tolist() == [4] * 4
+
+
+def test_only_the_prompt_whose_answer_is_out_of_range_loses_its_prior() -> None:
+    record = run(step(scripted(lambda q, c, s: [0.5] * (len(q) - 1) + [2.0]), 1, always_right("abc")))
+    assert np.isnan(record.column("prior")).tolist() == [False, False, True] and record.prior_failures == 1
 
 
 def test_a_nan_is_a_missing_prior_and_no_failure() -> None:

@@ -271,6 +271,19 @@ def test_run_appends_the_executable_and_is_the_command() -> None:
     wait_until(lambda: not Path(executable).parent.exists())
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_run_leaves_nothing_when_it_is_ended(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "verl_v05.platform.warm_python", "run", "--"]
+    command += [sys.executable, "-c", "import sys, time; print(sys.argv[1], flush=True); time.sleep(60)"]
+    env = {**os.environ, "VERL_PLATFORM": "cpu"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env) as process:
+        executable = Path(process.stdout.readline().strip().split("=")[1])
+        assert executable.exists()
+        process.send_signal(number)
+        assert process.wait(20) == -number
+    wait_until(lambda: not executable.parent.exists())
+
+
 @pytest.mark.parametrize(
     ("argument", "env"),
     [

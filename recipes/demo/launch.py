@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,8 +46,10 @@ def train(
     command = [str(SCRIPT), method, str(seed), str(task.resolve()), str(out.resolve()), *overrides]
     command.append(f"trainer.total_training_steps={steps}")
     (out / "metrics.jsonl").unlink(missing_ok=True)
+    # The script's "python" is this one, whether or not its environment is activated.
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     with open(log, "wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=os.getcwd())
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
         try:
             code = _watch(process, log, out, method, steps, console)
         except BaseException:

@@ -146,26 +146,21 @@ def _warm_up(
         def on_step(loss: float) -> None:
             progress.update(bar, advance=1, loss=loss)
 
-        warm_up(
-            model,
-            tokenizer,
-            perfect,
-            rng,
-            steps=settings.clean_steps,
-            problems_per_step=settings.clean_problems_per_step,
-            peak_lr=settings.clean_peak_lr,
-            on_step=on_step,
+        phases = (
+            (perfect, settings.clean_steps, settings.clean_problems_per_step, settings.clean_peak_lr),
+            (competences, settings.mixed_steps, settings.mixed_problems_per_step, settings.mixed_peak_lr),
         )
-        warm_up(
-            model,
-            tokenizer,
-            competences,
-            rng,
-            steps=settings.mixed_steps,
-            problems_per_step=settings.mixed_problems_per_step,
-            peak_lr=settings.mixed_peak_lr,
-            on_step=on_step,
-        )
+        for known, steps, problems_per_step, peak_lr in phases:
+            warm_up(
+                model,
+                tokenizer,
+                known,
+                rng,
+                steps=steps,
+                problems_per_step=problems_per_step,
+                peak_lr=peak_lr,
+                on_step=on_step,
+            )
 
 
 def _measure(

@@ -23,10 +23,15 @@ Invariants:
 - A client that finds no server, or none that is ready in time, becomes a real python with the same arguments and
   says so. It never runs a program twice: the fork waits for its word, and after it gives it nothing falls back.
 
-Left out: interpreter options but -u and -B, programs in a directory or zip file, interactive use (a real python
-runs all of these); variables which the interpreter or an imported module reads at start, such as
-PYTHONHASHSEED, have the server's value; a process that a fork spawned outlives it if it does so elsewhere, but
-not because it asked to be killed with its parent, which is the server: it may stay until the run ends.
+Left out:
+
+- Interpreter options other than -u and -B, programs in a directory or zip file, a second job of Ray: a real python
+  runs these. A fork has no controlling terminal.
+- What the interpreter or a preloaded module reads from the environment when it starts (PYTHONHASHSEED, SGLANG_*) is
+  as it was when the run began, or, for ray and verl, when its first worker did.
+- The parent of a fork is the server. A process that asks to be killed with its parent, as sglang's do, stays when
+  Ray kills only the actor that spawned it, until the run ends.
+- Several machines. A server killed by SIGKILL ends the run, and leaves its (small) directory behind.
 """
 
 from __future__ import annotations
@@ -260,7 +265,7 @@ class Server:
         if self._ray_job is not None:
             return False
         self._ray_job = job
-        set_environment(env)
+        set_environment({**env, **SERVER_ENV})
         preload(self._with_ray)
         return True
 
@@ -274,7 +279,10 @@ class Server:
             die_with_parent(signal.SIGKILL, server)
             connection.close()
             for key in list(self._selector.get_map().values()):
-                os.close(key.fileobj) if isinstance(key.fileobj, int) else key.fileobj.close()
+                if isinstance(key.fileobj, int):
+                    os.close(key.fileobj)
+                else:
+                    key.fileobj.close()
             self._selector.close()
             return request, received
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -311,6 +319,7 @@ class Server:
 
 
 def die_with_parent(number: int, parent: int) -> None:
+    """Have the kernel send this process the signal when its parent, of that pid, ends."""
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
@@ -395,7 +404,8 @@ def become(request: Request, received: list[int]) -> None:
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()  # Python's own generator sees to itself; torch starts from a fixed seed everywhere
     if torch := sys.modules.get("torch"):
-        torch.set_num_threads(int(request.env.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+        threads = request.env.get("OMP_NUM_THREADS", "").split(",")[0]
+        torch.set_num_threads(int(threads) if threads.isdecimal() else os.cpu_count() or 1)
 
 
 def _place_descriptors(wanted: list[int], received: list[int]) -> None:
@@ -412,6 +422,7 @@ def _place_descriptors(wanted: list[int], received: list[int]) -> None:
 
 
 def _open_streams(unbuffered: bool) -> None:
+    """The server's were opened for its own descriptors: whether those are terminals decides on the buffering."""
     import io
 
     for fd, name in enumerate(("stdin", "stdout", "stderr")):

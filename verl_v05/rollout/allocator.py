@@ -148,13 +148,15 @@ class Allocator:
             probability = np.asarray(probability, dtype=np.float64)
             if probability.shape != (len(groups),):
                 raise ValueError(f"prior answered shape {probability.shape} to {len(groups)} prompts")
-            out_of_range = ~np.isnan(probability) & ~((probability >= 0) & (probability <= 1))
-            if out_of_range.any():
-                raise ValueError(f"prior answered {probability[out_of_range][0]}, which is no probability")
         except Exception:
             logger.exception("prior of step %d failed; its %d prompts count as missing", record.step, len(groups))
             record.prior_failures += 1
             probability = np.full(len(groups), math.nan)
+        out_of_range = ~np.isnan(probability) & ~((probability >= 0) & (probability <= 1))
+        if out_of_range.any():
+            logger.error("prior answered %s, no probability; such prompts count as missing", probability[out_of_range])
+            record.prior_failures += 1
+            probability = np.where(out_of_range, math.nan, probability)
         for group, p in zip(groups, probability, strict=True):
             group.prior = 2 * float(p) - 1
         record.prior_latency_s += time.monotonic() - asked_at

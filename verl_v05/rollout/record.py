@@ -18,7 +18,7 @@ class StepRecord:
     groups: list[Group] = field(default_factory=list)
     prior_latency_s: float = 0.0  # from asking for the priors to having them, summed over the step's batches
     prior_wait_s: float = 0.0  # longest time a scored group waited for them: its share of the critical path
-    prior_failures: int = 0  # batches whose provider raised, timed out or answered nonsense
+    prior_failures: int = 0  # calls of the provider that raised, timed out or answered nonsense
 
     @property
     def scored(self) -> list[Group]:
