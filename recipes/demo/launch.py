@@ -76,7 +76,8 @@ def _status(log: Path, out: Path, method: str) -> dict[str, object]:
     metrics = out / "metrics.jsonl"
     if metrics.exists() and metrics.stat().st_size:
         run = read_run(metrics, method, seed=0, rollouts_per_step=0)
-        return {"description": f"{method}: validation accuracy {run.accuracy.iloc[-1]:.3f}", "completed": run.steps}
+        accuracy = f"validation accuracy {run.accuracy.iloc[-1]:.3f}" if len(run.accuracy) else "training"
+        return {"description": f"{method}: {accuracy}", "completed": run.steps}
     text = log.read_text(errors="replace")
     reached = [phase for marker, phase in PHASES if marker in text]
     return {"description": f"{method}: {reached[-1] if reached else 'importing verl'}"}

@@ -22,9 +22,9 @@ class Run:
 
     @property
     def accuracy(self) -> pd.Series:
-        """Validation accuracy in [0, 1] at the steps where it was measured."""
-        column = next(name for name in self.frame if ACCURACY.match(name))
-        return self.frame[column].dropna()
+        """Validation accuracy in [0, 1] at the steps where it was measured; empty before the first."""
+        columns = [name for name in self.frame if ACCURACY.match(name)]
+        return self.frame[columns[0]].dropna() if columns else pd.Series(dtype=float)
 
     @property
     def rollouts(self) -> pd.Series:
