@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -62,7 +62,8 @@ def collect(out: Path, seeds: Sequence[int], steps: int, console: Console) -> di
             if not (folder / DONE).exists():
                 train(method.name, seed, task, folder, console, steps=steps)
                 (folder / DONE).touch()
-            runs[method].append(read_run(folder / "metrics.jsonl", method.name, seed, ROLLOUTS_PER_STEP))
+            run = read_run(folder / "metrics.jsonl", method.name, seed, ROLLOUTS_PER_STEP)
+            runs[method].append(replace(run, frame=run.frame.loc[:steps]))  # a kept run may be longer
     return runs
 
 
@@ -128,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=30)
     args = parser.parse_args()
     console = Console()
     runs = collect(args.out, args.seeds, args.steps, console)
