@@ -46,6 +46,8 @@ def test_platform_is_chosen_by_what_the_machine_has() -> None:
         ("actor_rollout_ref.rollout.agent.agent_loop_manager_class=null", "agent_loop_manager_class=None"),
         ("algorithm.use_kl_in_reward=true", "use actor.use_kl_loss"),
         ("algorithm.filter_groups.enable=true", "filter_groups.enable=True"),
+        ("actor_rollout_ref.actor.use_dynamic_bsz=false", "use_dynamic_bsz=False"),
+        ("critic.enable=true", "critic.enable=True"),
         ("reward.reward_model.enable=true", "enable_resource_pool=False .* must be True"),
         ("data.train_batch_size=100", "ppo_mini_batch_size=256 .* must divide data.train_batch_size=100"),
         ("actor_rollout_ref.actor.ppo_mini_batch_size=300", "must divide"),

@@ -26,6 +26,9 @@ def check_run(config: DictConfig) -> V05Settings:
     _must_be(config, "algorithm.use_kl_in_reward", False, "V0.5 rewards are outcomes; use actor.use_kl_loss")
     _must_be(config, "algorithm.filter_groups.enable", False, "groups of equal rewards carry signal against the prior")
     _must_be(config, "distillation.enabled", False, "not supported with V0.5")
+    _must_be(config, "actor_rollout_ref.actor.use_dynamic_bsz", True, "rows vary; micro-batches are made by tokens")
+    if OmegaConf.select(config, "critic.enable"):
+        _must_be(config, "critic.enable", False, "the prior takes its place")
     if OmegaConf.select(config, "reward.reward_model.enable"):
         _must_be(config, "reward.reward_model.enable_resource_pool", True, "rewards are needed while rollouts generate")
     if settings.max_rollouts_per_step is not None:
