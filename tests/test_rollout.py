@@ -21,9 +21,11 @@ from verl.utils import tensordict_utils as tu
 
 from recipes.demo.policy import build_tokenizer
 from tests.scripted import ScriptedLLM, ScriptedReward
+from verl_v05.rollout.allocator import Allocator
 from verl_v05.rollout.manager import V05AgentLoopManager
 from verl_v05.rollout.record import StepRecord
 from verl_v05.rows import match_rows
+from verl_v05.settings import load_settings
 
 ROOT = Path(__file__).parent.parent
 
@@ -74,18 +76,24 @@ def compose_config(model: str, **v05: Any) -> DictConfig:
     return config
 
 
-def make_manager(
-    model: str, scripts: dict[str, str], table: dict[str, float], tokenizer: Any, **v05: Any
-) -> V05AgentLoopManager:
-    prior = {"provider": "tests.scripted.ScriptedPrior", "kwargs": {"table": table}}
-    config = compose_config(model, prior=prior, **v05)
+@pytest.fixture(scope="module")
+def manager(cluster: None, model_path: str, tokenizer: Any) -> V05AgentLoopManager:
+    """One manager for all tests: its worker imports verl, which takes most of their time."""
     reward = ray.remote(ScriptedReward).remote(tokenizer)
     return V05AgentLoopManager.create(
-        config=config,
-        llm_client=ScriptedLLM(scripts, tokenizer),
+        config=compose_config(model_path),
+        llm_client=ScriptedLLM(SCRIPTS, tokenizer),
         teacher_client=None,
         reward_loop_worker_handles=[reward],
     )
+
+
+def set_rules(manager: V05AgentLoopManager, table: dict[str, float], **v05: Any) -> None:
+    """Give the manager a new allocator with these settings and this prior."""
+    prior = {"provider": "tests.scripted.ScriptedPrior", "kwargs": {"table": table}}
+    settings = load_settings(compose_config("unused", prior=prior, **v05))
+    manager.allocator = ray.remote(Allocator).options(num_cpus=0, max_concurrency=100).remote(settings)
+    ray.get([worker.attach.remote(manager.allocator) for worker in manager.agent_loop_workers])
 
 
 def batch_of(texts: list[str], step: int, validate: bool = False) -> TensorDict:
@@ -124,72 +132,71 @@ def close(manager: V05AgentLoopManager, step: int) -> StepRecord:
     return ray.get(manager.allocator.close_step.remote(step))
 
 
-SCRIPTS = {
-    "1+1=": "1111" + "1" * 12,  # the prior agrees: stays at 4
-    "1+2=": "0000" + "0" * 12,  # the prior is badly wrong: grows
-    "1+3=": "1x10" + "1" * 12,  # one failed session, no prior
-    "1+4=": "xxxx" + "1" * 12,  # all sessions fail
+# Prompt -> what its rollouts answer; every test has prompts of its own.
+GROUPS = {
+    "{}+1=": "1" * 16,  # the prior agrees: stays at 4
+    "{}+2=": "0" * 16,  # the prior is badly wrong: grows
+    "{}+3=": "1x10" + "1" * 12,  # one failed session, no prior
+    "{}+4=": "xxxx" + "1" * 12,  # all sessions fail
 }
-TABLE = {"1+1=": 0.95, "1+2=": 1.0, "1+4=": 0.5}
+SCHEDULES = {"streaming": 1, "rounds": 2}
+SCRIPTS = {prompt.format(n): script for prompt, script in GROUPS.items() for n in SCHEDULES.values()} | {
+    "slow=": "0000" + "s" + "0" * 11,
+    "val=": "0" * 16,
+    "nan=": "11n" + "1" * 13,
+    "two=": "112" + "1" * 13,
+    "lost=": "s" * 16,
+}
 
 
-@pytest.mark.parametrize("schedule", ["streaming", "rounds"])
-@pytest.mark.usefixtures("cluster")
-def test_groups_grow_where_prior_and_rollouts_disagree(schedule: str, model_path: str, tokenizer: Any) -> None:
-    manager = make_manager(model_path, SCRIPTS, TABLE, tokenizer, schedule=schedule, halt_share=0.0, pad_multiple=1)
-    sampled, _ = run(manager, list(SCRIPTS), step=3)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_groups_grow_where_prior_and_rollouts_disagree(schedule: str, manager: V05AgentLoopManager) -> None:
+    agrees, wrong, partial, failed = (prompt.format(SCHEDULES[schedule]) for prompt in GROUPS)
+    table = {agrees: 0.95, wrong: 1.0, failed: 0.5}
+    set_rules(manager, table, schedule=schedule, halt_share=0.0, pad_multiple=1)
+    sampled, _ = run(manager, [agrees, wrong, partial, failed], step=3)
     record = close(manager, 3)
-    k = dict(zip(SCRIPTS, record.column("k"), strict=True))
-    # 1+2=: bias_sq = 4 - 1/k from k = 4 on, so the target is 1/sqrt(c) - 1/3.75 = 15.7: 16 rollouts.
-    assert k == {"1+1=": 4, "1+2=": 16, "1+3=": 3, "1+4=": 0}
-    assert list(record.column("failed")) == [0, 0, 1, 4]
-    assert list(record.column("dispatches")) == [1, 7, 1, 1]
+    # wrong: bias_sq = 4 - 1/k from k = 4 on, so the target is 1/sqrt(c) - 1/3.75 = 15.7: 16 rollouts.
+    assert record.column("k").tolist() == [4, 16, 3, 0]
+    assert record.column("failed").tolist() == [0, 0, 1, 4]
+    assert record.column("dispatches").tolist() == [1, 7, 1, 1]
     assert len(sampled.keys) == 4 + 16 + 3
     rows = match_rows(sampled.keys, [False] * len(sampled.keys), record)
     by_text = {g.query.text: rows.rewards[rows.session_group == i] for i, g in enumerate(rows.groups)}
-    assert (by_text["1+1="] == 1).all() and (by_text["1+2="] == -1).all()
-    assert sorted(by_text["1+3="]) == [-1, 1, 1]
+    assert (by_text[agrees] == 1).all() and (by_text[wrong] == -1).all()
+    assert sorted(by_text[partial]) == [-1, 1, 1]
     assert not tq.kv_list("train") or not tq.kv_list("train").get("train")
 
 
-@pytest.mark.usefixtures("cluster")
-def test_terminal_status_waits_for_the_slowest_extra_session(model_path: str, tokenizer: Any) -> None:
-    scripts = {"2+1=": "0000" + "s" + "0" * 11}
-    manager = make_manager(model_path, scripts, {"2+1=": 1.0}, tokenizer, schedule="streaming", step="to_target")
-    sampled, _ = run(manager, list(scripts), step=1)
+def test_terminal_status_waits_for_the_slowest_extra_session(manager: V05AgentLoopManager) -> None:
+    set_rules(manager, {"slow=": 1.0}, schedule="streaming", step="to_target")
+    sampled, _ = run(manager, ["slow="], step=1)
     # The replay buffer takes a prompt once, when its status is terminal: what it took is all there is.
-    assert len(sampled.keys) == 16
     assert sorted(int(key.split("_")[1]) for key in sampled.keys) == list(range(16))
     assert close(manager, 1).column("dispatches").tolist() == [2]
 
 
-@pytest.mark.usefixtures("cluster")
-def test_validation_takes_verls_own_path(model_path: str, tokenizer: Any) -> None:
-    scripts = {"1+2=": "0000" + "0" * 12}
-    manager = make_manager(model_path, scripts, {"1+2=": 1.0}, tokenizer, schedule="streaming")
-    sampled, _ = run(manager, list(scripts), step=0, validate=True)
+def test_validation_takes_verls_own_path(manager: V05AgentLoopManager) -> None:
+    set_rules(manager, {"val=": 1.0}, schedule="streaming")
+    sampled, _ = run(manager, ["val="], step=0, validate=True)
     assert len(sampled.keys) == 1  # rollout.val_kwargs.n
     with pytest.raises(ray.exceptions.RayTaskError, match="KeyError"):
         close(manager, 0)  # the allocator never heard of it
 
 
-@pytest.mark.parametrize(("answer", "message"), [("n", "acc=nan"), ("2", r"acc=2\.0 is outside")])
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(("prompt", "message"), [("nan=", "acc=nan"), ("two=", r"acc=2\.0 is outside")])
 def test_unusable_reward_stops_the_run_naming_prompt_source_and_value(
-    answer: str, message: str, model_path: str, tokenizer: Any
+    prompt: str, message: str, manager: V05AgentLoopManager
 ) -> None:
-    manager = make_manager(
-        model_path, {"3+1=": "11" + answer + "1" * 13}, {"3+1=": 0.9}, tokenizer, schedule="streaming"
-    )
-    _, batch = run(manager, ["3+1="], step=1)
+    set_rules(manager, {prompt: 0.9}, schedule="streaming")
+    _, batch = run(manager, [prompt], step=1)
     with pytest.raises(ValueError, match=rf"{batch['uid'][0]}.*'scripted'.*{message}"):
         close(manager, 1)
 
 
-@pytest.mark.usefixtures("cluster")
-def test_lost_allocator_ends_groups_instead_of_hanging(model_path: str, tokenizer: Any) -> None:
-    manager = make_manager(model_path, {"4+1=": "s" * 16}, {"4+1=": 0.9}, tokenizer, schedule="streaming")
-    batch = batch_of(["4+1="], 1)
+def test_lost_allocator_ends_groups_instead_of_hanging(manager: V05AgentLoopManager) -> None:
+    set_rules(manager, {"lost=": 0.9}, schedule="streaming")
+    batch = batch_of(["lost="], 1)
     tags = [{"is_prompt": True, "status": "pending", "global_steps": 1}]
     tq.kv_batch_put(keys=list(batch["uid"]), partition_id="train", tags=tags)
     manager.generate_sequences(batch)
