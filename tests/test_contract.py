@@ -7,12 +7,13 @@ from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.v1 import get_trainer_cls
 
 from verl_v05 import contract
-from verl_v05.contract import ContractError, check_contract, check_version
+from verl_v05.contract import ContractError, check_contract, check_cpu_engine, check_version
 from verl_v05.identity import check_same, fingerprint
 
 
 def test_installed_verl_is_the_one_we_know() -> None:
     check_contract.__wrapped__()
+    check_cpu_engine()
 
 
 def test_entry_point_is_installed_and_registers_trainer_and_estimator() -> None:
@@ -39,6 +40,13 @@ def test_changed_body_is_refused_by_name(path: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(contract.SOURCES, path, "0" * 16)
     with pytest.raises(ContractError, match=path.split(":")[1].split(".")[-1]):
         check_contract.__wrapped__()
+
+
+@pytest.mark.parametrize("path", contract.CPU_ENGINE_SIGNATURES)
+def test_changed_engine_is_refused_by_name(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(contract.CPU_ENGINE_SIGNATURES, path, "(self, something_new)")
+    with pytest.raises(ContractError, match=path.split(".")[-1]):
+        check_cpu_engine()
 
 
 def test_missing_method_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

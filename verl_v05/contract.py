@@ -1,8 +1,8 @@
 """What we rely on in verl, checked before a run instead of failing inside one.
 
 verl's public extension points are enough for the prior, the rollouts and the CPU platform; the private
-methods overridden in ``trainer.py``, ``rollout/worker.py`` and ``rollout/manager.py`` are pinned here:
-by signature where ours calls verl's, by source where ours replaces verl's body.
+methods overridden in ``trainer.py``, ``rollout/worker.py``, ``rollout/manager.py`` and ``platform/cpu_engine.py`` are
+pinned here: by signature where ours calls verl's, by source where ours replaces verl's body.
 """
 
 from __future__ import annotations
@@ -44,6 +44,14 @@ SOURCES = {
     "verl.trainer.ppo.ray_trainer:compute_advantage": "314695381c755264",
 }
 
+_ENGINE = "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead"
+
+# Checked where the CPU engines are registered, since only training workers import verl's.
+CPU_ENGINE_SIGNATURES = {
+    f"{_ENGINE}._build_fsdp_module": "(self, module)",
+    f"{_ENGINE}.get_per_tensor_param": "(self, layered_summon, base_sync_done, **kwargs)",
+}
+
 
 class ContractError(RuntimeError):
     """The installed verl is not one this plugin knows."""
@@ -63,9 +71,12 @@ def check_version() -> None:
 def check_contract() -> None:
     """Raise :class:`ContractError` naming all that differs in verl from what is relied on. Cheap when repeated."""
     check_version()
-    broken = _mismatches(SIGNATURES, signature_of) + _mismatches(SOURCES, source_of)
-    if broken:
-        raise ContractError("verl is not the one verl-v05 was tested with:\n  " + "\n  ".join(broken))
+    _refuse(_mismatches(SIGNATURES, signature_of) + _mismatches(SOURCES, source_of))
+
+
+def check_cpu_engine() -> None:
+    """:func:`check_contract` for what the CPU engines override."""
+    _refuse(_mismatches(CPU_ENGINE_SIGNATURES, signature_of))
 
 
 def signature_of(function: Callable) -> str:
@@ -88,6 +99,11 @@ def resolve(path: str) -> Callable:
     for name in attributes.split("."):
         found = getattr(found, name)
     return found
+
+
+def _refuse(broken: list[str]) -> None:
+    if broken:
+        raise ContractError("verl is not the one verl-v05 was tested with:\n  " + "\n  ".join(broken))
 
 
 def _mismatches(expected: dict[str, str], measure: Callable[[Callable], str]) -> list[str]:
