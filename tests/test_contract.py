@@ -1,6 +1,10 @@
 """The plugin and the verl it is installed beside."""
 
+import os
+import subprocess
+import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 from verl.trainer.ppo import core_algos
@@ -59,3 +63,26 @@ def test_other_build_on_a_worker_is_refused() -> None:
     check_same("worker", fingerprint())
     with pytest.raises(RuntimeError, match="worker 3 runs another build"):
         check_same("worker 3", "0123456789abcdef")
+
+
+def test_a_plugin_that_cannot_load_says_so_although_verl_hides_it(tmp_path: Path) -> None:
+    # A module of ours that fails, in front of the real one; verl drops the exception of its entry point.
+    broken = tmp_path / "sitecustomize.py"
+    broken.write_text("import sys; sys.modules['verl_v05.platform.cpu'] = None\n")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    found = subprocess.run([sys.executable, "-c", "import verl"], env=env, capture_output=True, text=True)
+    assert "verl-v05: the plugin cannot be loaded: ModuleNotFoundError" in found.stderr
+
+
+def test_a_trainer_that_cannot_load_on_another_verl_names_the_version(tmp_path: Path) -> None:
+    broken = tmp_path / "sitecustomize.py"
+    broken.write_text(
+        "import sys; sys.modules['verl_v05.trainer'] = None\n"
+        "import importlib.metadata as m; real = m.version\n"
+        "m.version = lambda name: '0.10.0' if name == 'verl' else real(name)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    found = subprocess.run(
+        [sys.executable, "-c", "import verl.trainer.ppo.v1"], env=env, capture_output=True, text=True
+    )
+    assert "verl-v05 supports verl ==0.9.1, found 0.10.0" in found.stderr

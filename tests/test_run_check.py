@@ -33,7 +33,7 @@ def test_platform_is_chosen_by_what_the_machine_has() -> None:
     plugin.register()
     with initialize_config_module("verl_v05.config", version_base=None):
         chosen = compose("v05")
-    expected = {"cpu": "cpu", "gpu": "cuda"}[plugin._platform()]
+    expected = {"cpu": "cpu", "gpu": "cuda"}[plugin.platform()]
     assert chosen.trainer.device == expected
 
 

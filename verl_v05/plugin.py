@@ -17,6 +17,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from verl_v05.contract import check_version
+
 TRAINER_PACKAGE = "verl.trainer.ppo.v1"
 
 
@@ -32,7 +34,11 @@ class _ThenImport(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        import_module(self._follower)
+        try:
+            import_module(self._follower)
+        except ImportError:
+            check_version()  # says so, if another verl is the reason
+            raise
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -52,16 +58,26 @@ class RegisterWithTrainer(MetaPathFinder):
 def register() -> None:
     """Idempotent."""
     import_module("verl_v05.platform.cpu")
-    OmegaConf.register_new_resolver("v05_platform", _platform, replace=True)
+    OmegaConf.register_new_resolver("verl_v05_plugin", _answer, replace=True)
     if not any(isinstance(finder, RegisterWithTrainer) for finder in sys.meta_path):
         sys.meta_path.insert(0, RegisterWithTrainer())
 
 
-def _platform() -> str:
+def platform() -> str:
     """Name of the config in ``platform/`` for this machine: "cpu" where verl finds no accelerator."""
     from verl.plugin.platform import get_platform
 
     return "cpu" if get_platform().device_name == "cpu" else "gpu"
 
 
-register()
+def _answer(question: str) -> str:
+    """``${verl_v05_plugin:platform}`` in a config; where the plugin is not loaded, hydra's error names it."""
+    return {"platform": platform}[question]()
+
+
+try:
+    register()
+except Exception as error:
+    # verl drops it; the run would end later with an error that does not name the reason.
+    print(f"verl-v05: the plugin cannot be loaded: {error!r}", file=sys.stderr, flush=True)
+    raise

@@ -10,7 +10,7 @@ import numpy as np
 
 from verl_v05.prior.base import Outcome, Query
 
-LABEL_THRESHOLD = 0.5  # a prompt is labelled a success from this mean on (SPEC: mean >= 0.5)
+LABEL_THRESHOLD = 0.5  # a prompt is labelled a success from this mean on
 
 
 def is_success(outcome: Outcome) -> bool:

@@ -31,7 +31,7 @@ _VerlWorker = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
 
 class V05AgentLoopWorker(_VerlWorker):
-    """``AgentLoopWorkerTQ`` with dynamic sampling (SPEC section 3)."""
+    """``AgentLoopWorkerTQ`` with dynamic sampling (section 4.1.3, steps 2 and 4)."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         check_contract()
