@@ -46,6 +46,7 @@ class Method:
 METHODS = (
     Method("v05", "V0.5 streaming", 4, "#1b6ca8"),
     Method("v05_rounds", "V0.5 rounds", 4, "#52a7e0"),
+    Method("v05_fixed", "V0.5 fixed k = 4", 4, "#4c9f70"),
     Method("grpo4", "GRPO-4 (control)", 4, "#e08e45"),
     Method("grpo16", "GRPO-16", 16, "#8c8c8c"),
 )

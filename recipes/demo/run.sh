@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One training run of the demo: verl's stock entry point, a method, a seed.
 #   recipes/demo/run.sh METHOD SEED TASK_DIR RUN_DIR [hydra overrides]
-# METHOD: v05 (streaming) | v05_rounds | grpo16 | grpo4. Every method starts a step with 128 rollouts.
+# METHOD: v05 (streaming) | v05_rounds | v05_fixed (no extra rollouts) | grpo16 | grpo4. Every method starts a step with 128 rollouts.
 set -euo pipefail
 
 method=$1 seed=$2 task=$3 out=$4
@@ -12,9 +12,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 case $method in
   v05)        config=v05  group=4  prior=(algorithm/v05=streaming) ;;
   v05_rounds) config=v05  group=4  prior=(algorithm/v05=rounds) ;;
+  v05_fixed)  config=v05  group=4  prior=(algorithm/v05=fixed) ;;
   grpo16)     config=grpo group=16 prior=(actor_rollout_ref.rollout.n=16) ;;
   grpo4)      config=grpo group=4  prior=(actor_rollout_ref.rollout.n=4) ;;
-  *) echo "unknown method '$method': v05, v05_rounds, grpo16 or grpo4" >&2; exit 2 ;;
+  *) echo "unknown method '$method': v05, v05_rounds, v05_fixed, grpo16 or grpo4" >&2; exit 2 ;;
 esac
 if [[ $config == v05 ]]; then
   prior+=(algorithm.v05.record_dir="$out/record")
