@@ -13,8 +13,6 @@ from recipes.demo.make import Settings, make_demo
 from recipes.demo.report import draw_run, summary_table
 from recipes.demo.runs import read_run
 
-PROMPTS_PER_STEP = 32
-
 
 def main() -> None:
     """Command line."""
@@ -34,7 +32,7 @@ def main() -> None:
     run = read_run(out / "metrics.jsonl", "v05", args.seed, rollouts_per_step=0)
     picture = out / "run.png"
     draw_run(run, picture)
-    console.print(summary_table(run, PROMPTS_PER_STEP))
+    console.print(summary_table(run))
     console.print(f"picture: {picture}   metrics: {out}/metrics.jsonl   log: {out}/train.log")
     console.print(f"{time.monotonic() - started:.0f} s in all")
 

@@ -16,9 +16,9 @@ import matplotlib.pyplot as plt
 GRPO_GROUP = 16
 
 
-def summary_table(run: Run, prompts_per_step: int) -> Table:
+def summary_table(run: Run) -> Table:
     """Accuracy before and after, what it cost, and what GRPO with groups of 16 would have cost."""
-    accuracy, prompts = run.accuracy, prompts_per_step * run.steps
+    accuracy, prompts = run.accuracy, run.prompts
     rollouts, tokens = int(run.rollouts.iloc[-1]), int(run.tokens.iloc[-1])
     table = Table(title=f"V0.5 on {prompts} prompts in {run.steps} steps", show_header=False)
     table.add_row("validation accuracy before", f"{accuracy.iloc[0]:.3f}")

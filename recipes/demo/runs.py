@@ -37,6 +37,11 @@ class Run:
         return (self.frame["response_length/mean"] * self._per_step_rollouts()).fillna(0).cumsum()
 
     @property
+    def prompts(self) -> int:
+        """Prompts a V0.5 run has trained on, a prompt counting once a step."""
+        return int(self.frame.filter(like="v05/k/prompts_with_").sum(axis=None))
+
+    @property
     def steps(self) -> int:
         """Training steps done."""
         return int(self.frame.index.max())
