@@ -14,7 +14,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["verl_v05*", "recipes*"]),
+    packages=find_packages(include=["verl_v05*", "recipes*", "value_model*"]),
     package_data={"verl_v05.config": ["**/*.yaml"], "recipes.demo": ["*.sh"]},
     install_requires=[
         "verl==0.9.1",

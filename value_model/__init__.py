@@ -1,0 +1,16 @@
+"""V0, a generalist value model: predicts a prompt's success probability from other prompts' outcomes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["ContextError", "Task", "ValueModel", "ValueModelConfig"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on use: torch, transformers and tabpfn take seconds that a recorder or a client need not spend."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from value_model import config, model
+
+    return getattr(config if name == "ValueModelConfig" else model, name)

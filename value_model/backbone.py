@@ -1,0 +1,92 @@
+"""The text encoder: token states of prompts, batched by length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from value_model.config import BackboneConfig
+
+
+class Backbone(nn.Module):
+    """An encoder that sentence-transformers loads; only its first module, the transformer, is used.
+
+    Attributes:
+        width: size D of a token state.
+    """
+
+    def __init__(self, config: BackboneConfig, folder: Path | None = None):
+        """Load the encoder.
+
+        Args:
+            config: what to load.
+            folder: checkpoint that holds the encoder, if ``config.name`` is a folder in it.
+
+        Raises:
+            OSError: nothing can be loaded under that name.
+        """
+        super().__init__()
+        self.config = config
+        inside = folder is not None and (folder / config.name).is_dir()
+        source = str(folder / config.name) if inside else config.name
+        loaded = SentenceTransformer(
+            source,
+            revision=None if inside else config.revision,
+            device="cpu",
+            model_kwargs={"dtype": getattr(torch, config.dtype)},
+            processor_kwargs={"padding_side": config.padding_side},
+        )
+        self.encoder = loaded[0].auto_model
+        self.tokenizer = loaded.tokenizer
+        self.width = self.encoder.config.hidden_size
+        self.max_length = min(config.max_length, loaded.max_seq_length or config.max_length)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token states in float32, (B, T, D)."""
+        return self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
+
+    def states(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token states and mask of one batch, (B, T, D) and (B, T); differentiable if the encoder trains."""
+        batch = self._pad(self._tokens(prompts))
+        return self(batch["input_ids"], batch["attention_mask"]), batch["attention_mask"].bool()
+
+    def batches(self, prompts: Sequence[str]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Yield (indices into ``prompts``, states, mask), prompts of similar length together."""
+        tokens = self._tokens(prompts)
+        for indices in _by_length([len(t) for t in tokens], self.config.batch_tokens):
+            batch = self._pad([tokens[i] for i in indices])
+            mask = batch["attention_mask"]
+            yield indices, self(batch["input_ids"], mask), mask.bool()
+
+    def _tokens(self, prompts: Sequence[str]) -> list[list[int]]:
+        # A tokenizer that adds no special token turns an empty prompt into nothing: there is always one token.
+        encoded = self.tokenizer([p or " " for p in prompts], truncation=True, max_length=self.max_length)
+        return encoded["input_ids"]
+
+    def _pad(self, tokens: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        device = next(self.encoder.parameters()).device
+        return self.tokenizer.pad({"input_ids": [list(t) for t in tokens]}, return_tensors="pt").to(device)
+
+
+def pad_states(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack token states of different length, (T_i, D) each, into (B, T, D) with their mask (B, T)."""
+    mask = pad_sequence([torch.ones(len(s), dtype=torch.bool) for s in states], batch_first=True)
+    return pad_sequence(list(states), batch_first=True), mask
+
+
+def _by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices in batches of at most ``batch_tokens`` padded tokens (at least one prompt), longest first."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        # Sorted longest first, so the batch's first prompt sets the padded length.
+        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

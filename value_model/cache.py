@@ -1,0 +1,78 @@
+"""A bounded memory of what a text was turned into, so that a prompt is embedded once in a run."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+
+class TextCache:
+    """Least recently used texts are dropped beyond ``capacity``; ``identity`` names what the values were made by."""
+
+    def __init__(self, capacity: int, identity: str = ""):
+        self.capacity = capacity
+        self.identity = identity
+        self.hits = 0
+        self.misses = 0
+        self._values: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def clear(self) -> None:
+        """Forget every text."""
+        self._values.clear()
+
+    def get(self, texts: Sequence[str], make: Callable[[list[str]], Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+        """Values of ``texts`` in their order; those not held are made in one call, each distinct text once."""
+        keys = [_key(text) for text in texts]
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._values}
+        made = dict(zip(missing, make(list(missing.values())) if missing else [], strict=True))
+        self.misses += len(missing)
+        self.hits += len(texts) - len(missing)
+        # Looked up before anything is dropped: a batch may be larger than the cache.
+        found = [made[key] if key in made else self._values[key] for key in keys]
+        self._keep(zip(keys, found, strict=True))
+        return found
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write everything atomically, oldest first."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        tensors = {f"{i}.{key}": value.contiguous() for i, (key, value) in enumerate(self._values.items())}
+        save_file(tensors, partial, metadata={"identity": self.identity})
+        os.replace(partial, path)
+
+    def load(self, path: str | os.PathLike) -> None:
+        """Add what :meth:`save` wrote.
+
+        Raises:
+            ValueError: the file was made by something else than this cache's ``identity``.
+        """
+        with safe_open(path, framework="pt") as file:
+            identity = (file.metadata() or {}).get("identity", "")
+            if identity != self.identity:
+                raise ValueError(
+                    f"{path} holds features of {identity!r}, not of {self.identity!r}: delete it, or use that model"
+                )
+            keys = sorted(file.keys(), key=lambda key: int(key.split(".", 1)[0]))
+            self._keep((key.split(".", 1)[1], file.get_tensor(key)) for key in keys)
+
+    def _keep(self, items: Iterable[tuple[str, torch.Tensor]]) -> None:
+        for key, value in items:
+            self._values[key] = value
+            self._values.move_to_end(key)
+        while len(self._values) > self.capacity:
+            self._values.popitem(last=False)
+
+
+def _key(text: str) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

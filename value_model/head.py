@@ -1,0 +1,122 @@
+"""The in-context head: tabpfn's classifier on features, differentiable in context and queries.
+
+tabpfn is used through its public interface: the network is built here from its architecture registry, from plain
+tensors, and handed over in memory, so no pickled code is ever executed.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabpfn import ModelSpecs, TabPFNClassifier
+from tabpfn.architectures import ARCHITECTURES
+from tabpfn.checkpoint import Checkpoint, save_as_safetensors
+from tabpfn.constants import ModelVersion
+from tabpfn.inference_config import InferenceConfig
+from torch import Tensor, nn
+
+from value_model.config import HeadConfig
+
+ARCHITECTURE = "tabpfn_v2_5"
+CLASSES = 2
+WEIGHTS_HELP = (
+    "The TabPFN v2.5 weights are gated and licensed for non-commercial use. Accept their licence and download "
+    "tabpfn-v2.5-classifier-v2.5_default.ckpt from https://huggingface.co/Prior-Labs/tabpfn_2_5, or train a head of "
+    "your own with `python -m value_model.pretrain_head`"
+)
+
+
+class HeadError(ValueError):
+    """A head's checkpoint is missing, damaged, or of another architecture."""
+
+
+class InContextHead(nn.Module):
+    """One TabPFN network, run ``estimators`` times with shuffled features, logits averaged.
+
+    Args:
+        network: from :func:`load_network` or :func:`build_network`.
+        architecture: the values ``network`` was built from.
+        config: the ensemble.
+    """
+
+    def __init__(self, network: nn.Module, architecture: dict[str, Any], config: HeadConfig):
+        super().__init__()
+        self.network = network
+        self.architecture = architecture
+        self.config = config
+        self._classifiers: dict[tuple[str, int], TabPFNClassifier] = {}
+
+    def forward(self, context_cf: Tensor, labels_c: Tensor, queries_qf: Tensor) -> Tensor:
+        """Logits of failure and success, (Q, 2); ``labels_c`` must hold both classes."""
+        device = str(context_cf.device)
+        key = (device, context_cf.shape[1])
+        if key not in self._classifiers:
+            self._classifiers[key] = self._classifier(device)
+        classifier = self._classifiers[key]
+        classifier.fit_with_differentiable_input(context_cf, labels_c.long())
+        return classifier.forward(queries_qf, use_inference_mode=True, return_logits=True)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the network as safetensors that tabpfn's own loader reads too."""
+        checkpoint = {"state_dict": self.network.state_dict(), "config": self.architecture}
+        save_as_safetensors({**checkpoint, "architecture_name": ARCHITECTURE}, path)
+
+    def _classifier(self, device: str) -> TabPFNClassifier:
+        specs = ModelSpecs(
+            model=self.network,
+            architecture_config=ARCHITECTURES[ARCHITECTURE].parse_config(self.architecture)[0],
+            inference_config=InferenceConfig.get_default("multiclass", ModelVersion.V2_5),
+        )
+        return TabPFNClassifier(
+            model_path=specs,
+            n_estimators=self.config.estimators,
+            softmax_temperature=self.config.softmax_temperature,
+            device=device,
+            fit_mode="fit_preprocessors",
+            differentiable_input=True,
+            inference_precision=torch.float32,
+            ignore_pretraining_limits=True,
+            memory_saving_mode=False,
+            random_state=self.config.seed,
+        )
+
+
+def build_network(architecture: dict[str, Any]) -> nn.Module:
+    """A network with fresh weights."""
+    module = ARCHITECTURES[ARCHITECTURE]
+    return module.get_architecture(module.parse_config(architecture)[0])
+
+
+def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
+    """Network and its architecture's values from a tabpfn checkpoint, ``.ckpt`` or ``.safetensors``.
+
+    Raises:
+        HeadError: the file is missing, holds more than tensors and plain values, or another architecture.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise HeadError(f"no head at {path}. {WEIGHTS_HELP}")
+    checkpoint = _read(path)
+    name = checkpoint.get("architecture_name", "tabpfn_v2")
+    if name not in (ARCHITECTURE, "base"):  # what v2.5's own file calls itself
+        raise HeadError(f"{path} holds the architecture {name!r}, the head must be {ARCHITECTURE!r}. {WEIGHTS_HELP}")
+    architecture = dict(checkpoint["config"])
+    network = build_network(architecture)
+    try:
+        network.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise HeadError(f"the weights in {path} do not fit the architecture it names: {error}") from error
+    return network, architecture
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.suffix == ".safetensors":
+            return Checkpoint(path).load()
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise HeadError(f"{path} is damaged, or holds more than tensors and plain values: {error}") from error

@@ -1,0 +1,139 @@
+"""V0: encoder, adapter and in-context head, from prompts to success probabilities."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from value_model.adapter import Adapter
+from value_model.backbone import Backbone
+from value_model.cache import TextCache
+from value_model.config import ValueModelConfig
+from value_model.head import InContextHead
+
+__all__ = ["ContextError", "Task", "ValueModel", "hard_labels"]
+
+
+class ContextError(ValueError):
+    """A context that cannot be learnt from: empty, of one class, or with scores outside [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is known of one policy at one step, and the prompts asked for."""
+
+    context_prompts: Sequence[str]
+    context_scores: Sequence[float]  # mean outcome rewards, in [-1, 1]
+    prompts: Sequence[str]
+
+
+class ValueModel(nn.Module):
+    """Predicts the probability that a policy solves a prompt, from the outcomes of other prompts.
+
+    Features of a prompt depend on the prompt alone, so they are computed once and kept (``cache``); what the
+    policy can do enters only through the context.
+    """
+
+    def __init__(self, config: ValueModelConfig, backbone: Backbone, adapter: Adapter, head: InContextHead):
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.adapter = adapter
+        self.head = head
+        self.cache = TextCache(config.cache_prompts)
+        self.eval().requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the adapter, and with it the whole model, lives."""
+        return next(self.head.network.parameters()).device
+
+    def predict(
+        self, context_prompts: Sequence[str], context_scores: Sequence[float], prompts: Sequence[str]
+    ) -> np.ndarray:
+        """Success probability of each prompt, float64 in [0, 1], shape (prompts,).
+
+        Args:
+            context_prompts: prompts the policy was measured on.
+            context_scores: their mean outcome rewards in [-1, 1]; from 0 on a prompt counts as a success.
+            prompts: the prompts asked for.
+
+        Raises:
+            ContextError: the context is empty, of one class, of unequal lengths, or a score is not in [-1, 1].
+        """
+        return self.predict_batch([Task(context_prompts, context_scores, prompts)])[0]
+
+    def predict_batch(self, tasks: Sequence[Task]) -> list[np.ndarray]:
+        """:meth:`predict` for many contexts; all prompts are embedded in one pass."""
+        labels = [hard_labels(task.context_prompts, task.context_scores) for task in tasks]
+        texts = [text for task in tasks for text in (*task.context_prompts, *task.prompts)]
+        features = self.features(texts)
+        answers, start = [], 0
+        for task, label in zip(tasks, labels, strict=True):
+            middle, end = start + len(task.context_prompts), start + len(task.context_prompts) + len(task.prompts)
+            answers.append(self.probabilities(features[start:middle], label, features[middle:end]))
+            start = end
+        return answers
+
+    @torch.no_grad()
+    def features(self, prompts: Sequence[str]) -> Tensor:
+        """Features of each prompt, float32 on the CPU, shape (prompts, F)."""
+        found = self.cache.get(prompts, self._embed)
+        return torch.stack(found) if found else torch.zeros(0, self.adapter.width)
+
+    @torch.no_grad()
+    def probabilities(self, context_cf: Tensor, labels_c: np.ndarray, queries_qf: Tensor) -> np.ndarray:
+        """Success probability from features, float64, shape (Q,)."""
+        if not len(queries_qf):
+            return np.zeros(0)
+        logits = self.logits(context_cf, torch.from_numpy(labels_c), queries_qf)
+        return logits.double().softmax(dim=-1)[:, 1].cpu().numpy()
+
+    def logits(self, context_cf: Tensor, labels_c: Tensor, queries_qf: Tensor) -> Tensor:
+        """Logits of failure and success, (Q, 2), differentiable in both features."""
+        device = self.device
+        return self.head(context_cf.to(device), labels_c.to(device), queries_qf.to(device))
+
+    def save_pretrained(self, path: str | os.PathLike, card: str | None = None) -> None:
+        """See :func:`value_model.checkpoint.save`."""
+        from value_model.checkpoint import save
+
+        save(self, path, card)
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike | None = None, backbone: str | None = None) -> ValueModel:
+        """See :func:`value_model.checkpoint.load`; without a path, the small model of this package."""
+        from value_model.checkpoint import load
+
+        return load(path, backbone)
+
+    def _embed(self, prompts: list[str]) -> list[Tensor]:
+        features: list[Tensor] = [torch.empty(0)] * len(prompts)
+        for indices, states_btd, mask_bt in self.backbone.batches(prompts):
+            for index, row in zip(indices, self.adapter(states_btd, mask_bt).float().cpu(), strict=True):
+                features[index] = row.clone()  # a row alone would keep its whole batch alive
+        return features
+
+
+def hard_labels(prompts: Sequence[str], scores: Sequence[float]) -> np.ndarray:
+    """Labels the head learns from in context: score >= 0, shape (context,).
+
+    Raises:
+        ContextError: lengths differ, nothing is given, a score is not in [-1, 1], or there is only one class.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.shape != (len(prompts),):
+        raise ContextError(f"{len(prompts)} context prompts have {values.size} scores")
+    wrong = ~((values >= -1) & (values <= 1))
+    if wrong.any():
+        raise ContextError(f"context score {values[wrong][0]} of {prompts[int(wrong.argmax())]!r} is not in [-1, 1]")
+    labels = values >= 0
+    if not len(labels) or labels.all() or not labels.any():
+        found = "empty" if not len(labels) else "all success" if labels.all() else "all failure"
+        raise ContextError(f"the context of {len(labels)} prompts is {found}: it must hold both classes")
+    return labels
