@@ -52,13 +52,15 @@ METHODS = (
 )
 
 
-def collect(out: Path, seeds: Sequence[int], steps: int, console: Console) -> dict[Method, list[Run]]:
+def collect(
+    methods: Sequence[Method], out: Path, seeds: Sequence[int], steps: int, console: Console
+) -> dict[Method, list[Run]]:
     """Train what is not trained yet and read everything."""
     task = out / "task"
     make_demo(task, Settings(), console)
-    runs: dict[Method, list[Run]] = {method: [] for method in METHODS}
+    runs: dict[Method, list[Run]] = {method: [] for method in methods}
     for seed in seeds:  # seeds outermost: an interrupted comparison still holds every method
-        for method in METHODS:
+        for method in methods:
             folder = out / f"{method.name}_{seed}"
             if not (folder / DONE).exists():
                 train(method.name, seed, task, folder, console, steps=steps)
@@ -133,7 +135,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     args = parser.parse_args()
     console = Console()
-    runs = collect(args.out, args.seeds, args.steps, console)
+    runs = collect(METHODS, args.out, args.seeds, args.steps, console)
     result = table(runs)
     (args.out / "table.md").write_text(result.to_markdown(index=False) + "\n")
     draw(runs, args.out / "accuracy.png")

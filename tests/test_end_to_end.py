@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 
 from recipes.demo.launch import train
-from recipes.demo.make import Settings, make_demo
 from recipes.demo.runs import Run, read_run
 from verl_v05 import advantages, fuse, squared_bias
 from verl_v05.allocation import rollout_target
@@ -29,14 +28,6 @@ SMALL = [
     "trainer.test_freq=4",
     "+algorithm.v05.prior.kwargs.min_rollouts=64",
 ]
-
-
-@pytest.fixture(scope="session")
-def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's task with a short warm-up."""
-    path = tmp_path_factory.mktemp("task") / "task"
-    make_demo(path, Settings(clean_steps=200, mixed_steps=100), Console(stderr=True))
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -224,7 +224,7 @@ def test_providers_are_found_by_name_and_by_class_path() -> None:
 @pytest.mark.parametrize(
     ("provider", "kwargs", "message"),
     [
-        ("histori", {}, "prior.provider='histori' must be one of history, none, or the path of"),
+        ("histori", {}, "prior.provider='histori' must be one of history, none, v0, http, or the path of"),
         ("no.such.module.Prior", {}, "prior.provider='no.such.module.Prior' must be .*No module named 'no'"),
         ("verl_v05.prior.NoSuchPrior", {}, "prior.provider='verl_v05.prior.NoSuchPrior' must be .*NoSuchPrior"),
         ("verl_v05.prior.Query", {}, "'verl_v05.prior.Query' is not a Prior subclass; it must be one of history"),

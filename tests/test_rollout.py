@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,17 +15,20 @@ import transfer_queue as tq
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf, open_dict
 from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
 from transformers import Qwen3Config
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils import tensordict_utils as tu
 
 from recipes.demo.policy import build_tokenizer
 from tests.scripted import ScriptedLLM, ScriptedReward
+from verl_v05.prior import Outcome
 from verl_v05.rollout.allocator import Allocator
 from verl_v05.rollout.manager import V05AgentLoopManager
 from verl_v05.rollout.record import StepRecord
 from verl_v05.rows import match_rows
 from verl_v05.settings import load_settings
+from verl_v05.sync_trainer import batch_outcomes
 
 ROOT = Path(__file__).parent.parent
 
@@ -116,14 +119,21 @@ def replay_buffer() -> ReplayBuffer:
     return ReplayBuffer("sync", {}, None, "drop", {}, poll_interval=0.05)
 
 
-def run(manager: V05AgentLoopManager, texts: list[str], step: int, validate: bool = False) -> tuple[Any, TensorDict]:
-    """Roll a batch out and take it from the replay buffer, as a training step does."""
+def run(
+    manager: V05AgentLoopManager,
+    texts: list[str],
+    step: int,
+    validate: bool = False,
+    use: Callable[[KVBatchMeta], Any] = lambda sampled: None,
+) -> tuple[Any, TensorDict]:
+    """Roll a batch out, take it from the replay buffer and ``use`` it, as a training step does."""
     batch = batch_of(texts, step, validate)
     partition = "val" if validate else "train"
     tags = [{"is_prompt": True, "status": "pending", "global_steps": step}] * len(texts)
     tq.kv_batch_put(keys=list(batch["uid"]), partition_id=partition, tags=tags)
     manager.generate_sequences(batch)
     sampled, _ = replay_buffer().sample(step, partition, len(texts))
+    use(sampled)
     tq.kv_clear(keys=sampled.keys, partition_id=partition)
     return sampled, batch
 
@@ -146,6 +156,8 @@ SCRIPTS = {prompt.format(n): script for prompt, script in GROUPS.items() for n i
     "nan=": "11n" + "1" * 13,
     "two=": "112" + "1" * 13,
     "lost=": "s" * 16,
+    "1+0=": "1101",
+    "0+0=": "0x00",
 }
 
 
@@ -192,6 +204,15 @@ def test_unusable_reward_stops_the_run_naming_prompt_source_and_value(
     _, batch = run(manager, [prompt], step=1)
     with pytest.raises(ValueError, match=rf"{batch['uid'][0]}.*'scripted'.*{message}"):
         close(manager, 1)
+
+
+def test_outcomes_are_recorded_from_what_any_algorithm_rolls_out(manager: V05AgentLoopManager) -> None:
+    set_rules(manager, {}, schedule="fixed")
+    recorded: list[Outcome] = []
+    run(manager, ["1+0=", "0+0="], step=1, use=lambda sampled: recorded.extend(batch_outcomes(sampled)))
+    close(manager, 1)
+    found = {o.query.text: (o.success, o.k, o.query.data_source) for o in recorded}
+    assert found == {"1+0=": (0.75, 4, "scripted"), "0+0=": (0.0, 3, "scripted")}
 
 
 def test_lost_allocator_ends_groups_instead_of_hanging(manager: V05AgentLoopManager) -> None:

@@ -64,9 +64,18 @@ class Backbone(nn.Module):
             yield indices, self(batch["input_ids"], mask), mask.bool()
 
     def _tokens(self, prompts: Sequence[str]) -> list[list[int]]:
+        if not prompts:
+            return []
+        # Half of a surrogate pair, left by a careless cut, is text that no tokenizer reads.
+        texts = [prompt.encode("utf-8", "replace").decode() for prompt in prompts]
+        encoded = self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
         # A tokenizer that adds no special token turns an empty prompt into nothing: there is always one token.
-        encoded = self.tokenizer([p or " " for p in prompts], truncation=True, max_length=self.max_length)
-        return encoded["input_ids"]
+        return [tokens or [self._filler] for tokens in encoded]
+
+    @property
+    def _filler(self) -> int:
+        known = (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, self.tokenizer.unk_token_id)
+        return next((token for token in known if token is not None), 0)
 
     def _pad(self, tokens: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         device = next(self.encoder.parameters()).device

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 import tempfile
 from dataclasses import replace
@@ -17,14 +16,14 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from value_model.adapter import make_adapter
 from value_model.backbone import Backbone
-from value_model.config import ConfigError, ValueModelConfig
+from value_model.config import BackboneConfig, ConfigError, ValueModelConfig
 from value_model.head import InContextHead, load_network
 from value_model.model import ValueModel
 
@@ -49,13 +48,20 @@ class CheckpointError(ValueError):
 
 
 def save(model: ValueModel, path: str | os.PathLike, card: str | None = None) -> None:
-    """Write ``model`` to the folder ``path``; a folder already there is replaced as a whole or not at all."""
-    path = Path(path)
+    """Write ``model`` to the folder ``path``; a value model already there is replaced as a whole or not at all.
+
+    Raises:
+        CheckpointError: ``path`` is a file, or a folder that holds something else.
+    """
+    path = Path(path).resolve()  # a link would be replaced, not what it points to
+    if path.exists() and not (path / CONFIG).is_file() and not _is_empty_folder(path):
+        raise CheckpointError(f"{path} holds something that is no value model: delete it, or save elsewhere")
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         _write(model, scratch, card)
-        scratch.chmod(0o755)
+        for part in (scratch, *scratch.rglob("*")):  # mkdtemp and safetensors let nobody else read
+            part.chmod(0o755 if part.is_dir() else 0o644)
         _install(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -95,10 +101,18 @@ def _install(built: Path, path: Path) -> None:
         old = path.with_name(f".{path.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         os.replace(path, old)
-        os.replace(built, path)
+        try:
+            os.replace(built, path)
+        except BaseException:
+            os.replace(old, path)
+            raise
         shutil.rmtree(old)
     else:
         os.replace(built, path)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _folder(path: str | os.PathLike) -> Path:
@@ -122,7 +136,7 @@ def _load_ours(folder: Path, backbone: str | None) -> ValueModel:
         config = replace(config, backbone=replace(config.backbone, name=backbone, revision=None))
     network, architecture = load_network(folder / HEAD)
     head = InContextHead(network, architecture, config.head)
-    encoder = Backbone(config.backbone, folder)
+    encoder = _encoder(config.backbone, folder)
     adapter = make_adapter(encoder.width, config.adapter)
     try:
         tensors = load_file(folder / ADAPTER)
@@ -135,11 +149,25 @@ def _load_ours(folder: Path, backbone: str | None) -> ValueModel:
 def _read_config(path: Path) -> ValueModelConfig:
     try:
         values = json.loads(path.read_text())
-        if values.pop("format", None) != FORMAT:
-            raise ConfigError(f"this version reads format {FORMAT}")
+        found = values.pop("format", None) if isinstance(values, dict) else None
+        if found != FORMAT:
+            raise ConfigError(f"format={found!r} is not known: this version reads format {FORMAT}")
         return ValueModelConfig.from_dict(values)
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is missing, damaged, or no value model's config: {error}") from error
+
+
+def _encoder(config: BackboneConfig, folder: Path) -> Backbone:
+    # Not looked for anywhere else: the name would also fit a folder of the working directory.
+    if config.name == BACKBONE and not (folder / BACKBONE).is_dir():
+        raise CheckpointError(f"{folder} lacks its encoder, the folder {BACKBONE!r}: copy the whole checkpoint")
+    try:
+        return Backbone(config, folder)
+    except Exception as error:  # transformers and its parsers raise whatever they please
+        raise CheckpointError(
+            f"the encoder {config.name!r} of {folder} cannot be loaded; pass backbone=<path or hub id> "
+            f"if it is elsewhere: {error}"
+        ) from error
 
 
 def _load_released(folder: Path, backbone: str | None) -> ValueModel:
@@ -149,24 +177,26 @@ def _load_released(folder: Path, backbone: str | None) -> ValueModel:
         config = replace(config, backbone=replace(config.backbone, name=backbone))
     parts = _split_released(folder / RELEASED)
     network, architecture = load_network(folder / RELEASED_HEAD)
-    encoder = Backbone(config.backbone)
+    encoder = _encoder(config.backbone, folder)
     adapter = make_adapter(encoder.width, config.adapter)
     _fill(encoder.encoder, parts["encoder"], str(folder / RELEASED))
     _fill(adapter, parts["adapter"], str(folder / RELEASED))
+    # The encoder's weights are the checkpoint's own: saved again, they must go with it.
+    config = replace(config, backbone=replace(config.backbone, name=BACKBONE))
     return ValueModel(config, encoder, adapter, InContextHead(network, architecture, config.head))
 
 
 def _split_released(path: Path) -> dict[str, dict[str, Tensor]]:
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        state = checkpoint["model_state_dict"]
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError) as error:
+        state = dict(checkpoint["model_state_dict"])
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
         raise CheckpointError(
             f"{path} is damaged, holds more than tensors, or has no model_state_dict: {error}"
         ) from error
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in RELEASED_PARTS.values()}
     for name, tensor in state.items():
-        plain = name.removeprefix("module.")
+        plain = str(name).removeprefix("module.")
         prefix = next((p for p in RELEASED_PARTS if plain.startswith(p)), None)
         if prefix is None:
             raise CheckpointError(f"{path} holds {name!r}: every key must start with {' or '.join(RELEASED_PARTS)}")

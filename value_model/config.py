@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from math import inf
+from typing import Any, get_type_hints
 
 ADAPTERS = ("residual_query", "last_token", "mean")
 PADDING_SIDES = ("left", "right")
@@ -30,6 +32,7 @@ class BackboneConfig:
     batch_tokens: int = 16384  # padded tokens a forward pass
 
     def __post_init__(self) -> None:
+        _types(self, "backbone.")
         _require("backbone.name", self.name, bool(self.name), "a hub id or a path")
         _require("backbone.max_length", self.max_length, self.max_length >= 1, "at least 1")
         _choice("backbone.padding_side", self.padding_side, PADDING_SIDES)
@@ -55,6 +58,7 @@ class AdapterConfig:
     features: int | None = None
 
     def __post_init__(self) -> None:
+        _types(self, "adapter.")
         _choice("adapter.kind", self.kind, ADAPTERS)
         for key in ("queries", "dim", "heads", "layers", "bottleneck"):
             _require(f"adapter.{key}", getattr(self, key), getattr(self, key) >= 1, "at least 1")
@@ -70,10 +74,13 @@ class HeadConfig:
     estimators: int = 4
     softmax_temperature: float = 0.9  # tabpfn's default
     seed: int = 0
+    query_batch: int = 512  # queries a pass
 
     def __post_init__(self) -> None:
+        _types(self, "head.")
         _require("head.estimators", self.estimators, self.estimators >= 1, "at least 1")
-        _require("head.softmax_temperature", self.softmax_temperature, self.softmax_temperature > 0, "positive")
+        _require("head.softmax_temperature", self.softmax_temperature, 0 < self.softmax_temperature < inf, "positive")
+        _require("head.query_batch", self.query_batch, self.query_batch >= 1, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class ValueModelConfig:
     cache_prompts: int = 65536
 
     def __post_init__(self) -> None:
+        _types(self, "")
         _require("cache_prompts", self.cache_prompts, self.cache_prompts >= 1, "at least 1")
 
     def to_json(self) -> str:
@@ -99,19 +107,27 @@ class ValueModelConfig:
         Raises:
             ConfigError: an unknown key, or a value that is not allowed.
         """
+        _require("config", values, isinstance(values, Mapping), "a mapping")
         parts = {"backbone": BackboneConfig, "adapter": AdapterConfig, "head": HeadConfig}
         built = {key: _build(part, values.get(key, {}), f"{key}.") for key, part in parts.items()}
         return _build(cls, {**values, **built}, "")
 
 
-def _build(part: type, values: dict[str, Any], prefix: str) -> Any:
+def _build(part: type, values: Mapping[str, Any], prefix: str) -> Any:
+    _require(prefix.rstrip("."), values, isinstance(values, Mapping), "a mapping")
     known = [f.name for f in fields(part)]
     for key in values:
         _require(f"{prefix}{key}", values[key], key in known, f"absent (known keys: {', '.join(known)})")
-    try:
-        return part(**values)
-    except TypeError as error:  # a comparison with a value of another type
-        raise ConfigError(f"{prefix or 'config'}: {error}") from error
+    return part(**values)
+
+
+def _types(part: object, prefix: str) -> None:
+    for key, kind in get_type_hints(type(part)).items():
+        value = getattr(part, key)
+        allowed = int | float if kind is float else kind
+        # No key is a switch, and True would pass as the integer 1.
+        ok = isinstance(value, allowed) and not isinstance(value, bool)
+        _require(f"{prefix}{key}", value, ok, f"of type {getattr(kind, '__name__', kind)}")
 
 
 def _choice(key: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ tensors, and handed over in memory, so no pickled code is ever executed.
 from __future__ import annotations
 
 import os
-import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ class InContextHead(nn.Module):
             self._classifiers[key] = self._classifier(device)
         classifier = self._classifiers[key]
         classifier.fit_with_differentiable_input(context_cf, labels_c.long())
-        return classifier.forward(queries_qf, use_inference_mode=True, return_logits=True)
+        batches = queries_qf.split(self.config.query_batch)
+        return torch.cat([classifier.forward(b, use_inference_mode=True, return_logits=True) for b in batches])
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the network as safetensors that tabpfn's own loader reads too."""
@@ -105,10 +106,10 @@ def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
     if name not in (ARCHITECTURE, "base"):  # what v2.5's own file calls itself
         raise HeadError(f"{path} holds the architecture {name!r}, the head must be {ARCHITECTURE!r}. {WEIGHTS_HELP}")
     architecture = dict(checkpoint["config"])
-    network = build_network(architecture)
     try:
+        network = build_network(architecture)
         network.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, AssertionError) as error:
         raise HeadError(f"the weights in {path} do not fit the architecture it names: {error}") from error
     return network, architecture
 
@@ -116,7 +117,14 @@ def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
-            return Checkpoint(path).load()
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+            checkpoint = Checkpoint(path).load()
+        else:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
         raise HeadError(f"{path} is damaged, or holds more than tensors and plain values: {error}") from error
+    if not isinstance(checkpoint, Mapping):
+        raise HeadError(f"{path} holds a {type(checkpoint).__name__}, not a tabpfn checkpoint")
+    for key in ("state_dict", "config"):
+        if not isinstance(checkpoint.get(key), Mapping):
+            raise HeadError(f"{path} has no {key!r}: it is no tabpfn checkpoint")
+    return dict(checkpoint)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -80,6 +82,7 @@ class ValueModel(nn.Module):
             start = end
         return answers
 
+    @torch.inference_mode(False)  # tensors made in inference mode could never be trained on, and these are kept
     @torch.no_grad()
     def features(self, prompts: Sequence[str]) -> Tensor:
         """Features of each prompt, float32 on the CPU, shape (prompts, F)."""
@@ -88,7 +91,14 @@ class ValueModel(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, context_cf: Tensor, labels_c: np.ndarray, queries_qf: Tensor) -> np.ndarray:
-        """Success probability from features, float64, shape (Q,)."""
+        """Success probability from features, float64, shape (Q,).
+
+        Raises:
+            ContextError: the context is empty, of one class, or all its prompts have the same features.
+        """
+        _require_both_classes(labels_c)
+        if (context_cf == context_cf[0]).all():
+            raise ContextError(f"the {len(context_cf)} prompts of the context have the same features: nothing to learn")
         if not len(queries_qf):
             return np.zeros(0)
         logits = self.logits(context_cf, torch.from_numpy(labels_c), queries_qf)
@@ -98,6 +108,15 @@ class ValueModel(nn.Module):
         """Logits of failure and success, (Q, 2), differentiable in both features."""
         device = self.device
         return self.head(context_cf.to(device), labels_c.to(device), queries_qf.to(device))
+
+    @property
+    def identity(self) -> str:
+        """Digest of the config and of every tensor's sums: equal for two loads of one checkpoint."""
+        digest = blake2b(self.config.to_json().encode(), digest_size=12)
+        for name, tensor in sorted(self.state_dict().items()):
+            total, spread = tensor.double().sum().item(), tensor.double().abs().sum().item()
+            digest.update(f"{name} {tuple(tensor.shape)} {total!r} {spread!r}".encode())
+        return digest.hexdigest()
 
     def save_pretrained(self, path: str | os.PathLike, card: str | None = None) -> None:
         """See :func:`value_model.checkpoint.save`."""
@@ -114,10 +133,23 @@ class ValueModel(nn.Module):
 
     def _embed(self, prompts: list[str]) -> list[Tensor]:
         features: list[Tensor] = [torch.empty(0)] * len(prompts)
-        for indices, states_btd, mask_bt in self.backbone.batches(prompts):
-            for index, row in zip(indices, self.adapter(states_btd, mask_bt).float().cpu(), strict=True):
-                features[index] = row.clone()  # a row alone would keep its whole batch alive
+        with _evaluation(self):
+            for indices, states_btd, mask_bt in self.backbone.batches(prompts):
+                for index, row in zip(indices, self.adapter(states_btd, mask_bt).float().cpu(), strict=True):
+                    features[index] = row.clone()  # a row alone would keep its whole batch alive
         return features
+
+
+@contextmanager
+def _evaluation(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every part is in the mode it was in."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def hard_labels(prompts: Sequence[str], scores: Sequence[float]) -> np.ndarray:
@@ -131,9 +163,15 @@ def hard_labels(prompts: Sequence[str], scores: Sequence[float]) -> np.ndarray:
         raise ContextError(f"{len(prompts)} context prompts have {values.size} scores")
     wrong = ~((values >= -1) & (values <= 1))
     if wrong.any():
-        raise ContextError(f"context score {values[wrong][0]} of {prompts[int(wrong.argmax())]!r} is not in [-1, 1]")
+        raise ContextError(
+            f"context score {values[wrong][0]} of {str(list(prompts)[wrong.argmax()])!r} is not in [-1, 1]"
+        )
     labels = values >= 0
+    _require_both_classes(labels)
+    return labels
+
+
+def _require_both_classes(labels: np.ndarray) -> None:
     if not len(labels) or labels.all() or not labels.any():
         found = "empty" if not len(labels) else "all success" if labels.all() else "all failure"
         raise ContextError(f"the context of {len(labels)} prompts is {found}: it must hold both classes")
-    return labels

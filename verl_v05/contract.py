@@ -32,6 +32,8 @@ SIGNATURES = {
     f"{_WORKER}._agent_loop_postprocess": "(self, output, validate, **kwargs)",
     f"{_MANAGER}._init_agent_loop_workers": "(self)",
     f"{_MANAGER}.generate_sequences": "(self, prompts)",
+    "verl.single_controller.ray.base:RayResourcePool.get_placement_groups": "(self, strategy, name, device_name)",
+    "verl.single_controller.ray.base:ResourcePoolManager.get_resource_pool": "(self, role)",
     "verl.trainer.ppo.core_algos:register_adv_est": "(name_or_enum)",
     "verl.trainer.ppo.v1.trainer_base:register_trainer": "(name)",
 }

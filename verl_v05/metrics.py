@@ -50,6 +50,7 @@ def _prior_metrics(record: StepRecord, rows: StepRows, result: Advantages) -> di
         "prior/latency_s": record.prior_latency_s,
         "prior/wait_s": record.prior_wait_s,  # the part of the latency on the critical path
         "prior/failures": record.prior_failures,
+        **{f"prior/{name}": value for name, value in record.prior_metrics.items()},
     }
 
 

@@ -1,16 +1,48 @@
-"""One parquet a step with every group's prior, rewards and advantages: enough to replay the step's maths."""
+"""What a run leaves behind of each step, in parquet.
+
+``trajectories/step_{n}.parquet``, always: each prompt's mean outcome, what a value model is trained on.
+``record_dir/step_{n}.parquet``, if asked for: every group's prior, rewards and advantages, enough to replay its maths.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from omegaconf import DictConfig
 
+from value_model.trajectories import write_trajectories
 from verl_v05.advantage import Advantages
+from verl_v05.prior import Outcome
 from verl_v05.rollout.record import StepRecord
 from verl_v05.rows import StepRows
+
+
+def write_outcomes(config: DictConfig, step: int, outcomes: Sequence[Outcome]) -> Path:
+    """Write a step's outcomes beside the run's checkpoints; the model's name is verl's project and experiment."""
+    trainer = config.trainer
+    rows = [
+        {
+            "model": f"{trainer.project_name}/{trainer.experiment_name}",
+            "step": step,
+            "prompt_id": o.query.prompt_id,
+            "prompt": o.query.text,
+            "data_source": o.query.data_source,
+            "successes": o.success * o.k,
+            "n": o.k,
+        }
+        for o in outcomes
+    ]
+    names = ["model", "step", "prompt_id", "prompt", "data_source"]
+    # A prompt that is twice in a batch is one measurement of more rollouts.
+    table = pd.DataFrame(rows).groupby(names, as_index=False, sort=False).sum()
+    table["score"] = (2 * table["successes"] / table["n"] - 1).clip(-1, 1)  # rounding may leave the interval
+    path = Path(trainer.default_local_dir) / "trajectories" / f"step_{step}.parquet"
+    write_trajectories(table, path)
+    return path
 
 
 def write_step(

@@ -43,7 +43,7 @@ class SupportSettings:
 class PriorSettings:
     """Who predicts success probabilities."""
 
-    provider: str = "history"  # "history", "none" or the path of a verl_v05.prior.Prior subclass
+    provider: str = "history"  # "history", "v0", "http", "none" or the path of a verl_v05.prior.Prior subclass
     kwargs: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the provider
     timeout_s: float = 600.0  # after this long the batch's priors count as missing
 

@@ -17,27 +17,29 @@ import numpy as np
 import ray
 import transfer_queue as tq
 from omegaconf import DictConfig
+from ray.util.placement_group import PlacementGroup
 from transfer_queue import KVBatchMeta
 from verl.experimental.agent_loop import AgentLoopManager
+from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import register_trainer
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 
 from verl_v05.contract import check_contract
 from verl_v05.estimator import StepInputs, step_inputs
 from verl_v05.metrics import step_metrics
-from verl_v05.recorder import write_step
+from verl_v05.recorder import write_outcomes, write_step
 from verl_v05.rollout.outcome import shaping_reward
 from verl_v05.rows import StepRows, match_rows
 from verl_v05.run_check import check_run
 from verl_v05.state import load_state, save_state
+from verl_v05.sync_trainer import SyncTrainer
 
 NAME = "v05"
 
 
 @register_trainer(NAME)
-class V05Trainer(PPOTrainerSync):
+class V05Trainer(SyncTrainer):
     """Synchronous trainer whose batches have a variable number of rows."""
 
     def __init__(self, config: DictConfig):
@@ -45,23 +47,21 @@ class V05Trainer(PPOTrainerSync):
         self.settings = check_run(config)
         super().__init__(config)
 
-    @property
-    def trainer_mode(self) -> str:
-        """verl treats every mode but the literal "sync" as asynchronous."""
-        return "sync"
-
-    @trainer_mode.setter
-    def trainer_mode(self, name: str) -> None:
-        """verl assigns the registered name; the mode stays "sync"."""
-
     def fit(self, agent_loop_manager: AgentLoopManager) -> None:
         """Restore the allocator's state if the run resumes, then train."""
         self._allocator = agent_loop_manager.allocator
+        ray.get(self._allocator.start.remote(self._policy_placement_groups()))
         if self.global_steps > 0:
             state = load_state(self._checkpoint_folder(resumed=True), self.settings.allow_missing_state)
             if state is not None:
                 ray.get(self._allocator.load_state_dict.remote(state))
         super().fit(agent_loop_manager)
+
+    def _policy_placement_groups(self) -> list[PlacementGroup]:
+        """Of the policy's ranks, one a node."""
+        manager = self.resource_pool_manager
+        role = next(r for r in (Role.Actor, Role.ActorRolloutRef, Role.ActorRollout) if r in manager.mapping)
+        return manager.get_resource_pool(role).get_placement_groups()
 
     def _checkpoint_folder(self, resumed: bool = False) -> str:
         trainer = self.config.trainer
@@ -81,6 +81,7 @@ class V05Trainer(PPOTrainerSync):
             batch = super()._compute_advantage(batch, metrics)
         tokens = sum(tag["response_len"] for tag, pad in zip(batch.tags, _is_padding(batch), strict=True) if not pad)
         metrics.update(step_metrics(record, rows, inputs.result, self.settings, tokens))
+        write_outcomes(self.config, self.global_steps, record.outcomes())
         if self.settings.record_dir:
             write_step(self.settings.record_dir, record, rows, inputs.result, _used_advantages(batch, rows))
         return batch

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One training run of the demo: verl's stock entry point, a method, a seed.
 #   recipes/demo/run.sh METHOD SEED TASK_DIR RUN_DIR [hydra overrides]
-# METHOD: v05 (streaming) | v05_rounds | v05_fixed (no extra rollouts) | grpo16 | grpo4. Every method starts a step with 128 rollouts.
+# METHOD: v05 (streaming) | v05_rounds | v05_fixed (no extra rollouts), these with a _v0 (value model) or _none (no prior)
+# behind them, or without (the prompts' history) | grpo16 | grpo4. Every method starts a step with 128 rollouts.
 set -euo pipefail
 
 method=$1 seed=$2 task=$3 out=$4
@@ -9,16 +10,24 @@ shift 4
 ROLLOUTS=128
 here=$(cd "$(dirname "$0")" && pwd)
 
+# The value model's context: a sample of the last 96 prompts, three steps of V0.5.
+v0=(algorithm.v05.prior.provider=v0 algorithm.v05.support.capacity=96 algorithm.v05.support.sample=64)
 case $method in
-  v05)        config=v05  group=4  prior=(algorithm/v05=streaming) ;;
-  v05_rounds) config=v05  group=4  prior=(algorithm/v05=rounds) ;;
-  v05_fixed)  config=v05  group=4  prior=(algorithm/v05=fixed) ;;
-  grpo16)     config=grpo group=16 prior=(actor_rollout_ref.rollout.n=16) ;;
-  grpo4)      config=grpo group=4  prior=(actor_rollout_ref.rollout.n=4) ;;
-  *) echo "unknown method '$method': v05, v05_rounds, v05_fixed, grpo16 or grpo4" >&2; exit 2 ;;
+  v05*_v0)    prior=("${v0[@]}") ;;
+  v05*_none)  prior=(algorithm.v05.prior.provider=none) ;;
+  *)          prior=() ;;
+esac
+bare=${method%_v0} bare=${bare%_none}
+case $bare in
+  v05)        config=v05  group=4  algorithm=(algorithm/v05=streaming) ;;
+  v05_rounds) config=v05  group=4  algorithm=(algorithm/v05=rounds) ;;
+  v05_fixed)  config=v05  group=4  algorithm=(algorithm/v05=fixed) ;;
+  grpo16)     config=grpo group=16 algorithm=(actor_rollout_ref.rollout.n=16) ;;
+  grpo4)      config=grpo group=4  algorithm=(actor_rollout_ref.rollout.n=4) ;;
+  *) echo "unknown method '$method': v05[_rounds|_fixed][_v0|_none], grpo16 or grpo4" >&2; exit 2 ;;
 esac
 if [[ $config == v05 ]]; then
-  prior+=(algorithm.v05.record_dir="$out/record")
+  algorithm+=(algorithm.v05.record_dir="$out/record")
 fi
 prompts=$((ROLLOUTS / group))
 
@@ -31,7 +40,7 @@ export TQ_NUM_THREADS=1
 # Without an accelerator, a server imports torch, sglang and verl once for all processes; elsewhere it is just exec.
 exec python -m verl_v05.platform.warm_python run -- python -u -m verl.trainer.main_ppo \
   --config-path pkg://verl_v05.config --config-name $config \
-  "${prior[@]}" \
+  "${algorithm[@]}" "${prior[@]}" \
   data.train_files="$task/train.parquet" \
   data.val_files="$task/val.parquet" \
   data.train_batch_size=$prompts \

@@ -10,7 +10,13 @@ from verl_v05.settings import PriorSettings, SettingsError
 
 __all__ = ["HistoryPrior", "NoPrior", "Outcome", "Prior", "Query", "make_prior"]
 
-PROVIDERS: dict[str, type[Prior]] = {"history": HistoryPrior, "none": NoPrior}
+# By path: a run imports only the provider it uses.
+PROVIDERS = {
+    "history": "verl_v05.prior.history.HistoryPrior",
+    "none": "verl_v05.prior.base.NoPrior",
+    "v0": "verl_v05.prior.value_model.ValueModelPrior",
+    "http": "verl_v05.prior.http.HttpPrior",
+}
 
 
 def make_prior(settings: PriorSettings) -> Prior:
@@ -19,7 +25,7 @@ def make_prior(settings: PriorSettings) -> Prior:
     Raises:
         SettingsError: the provider is unknown, cannot be imported, is no :class:`Prior`, or refuses its kwargs.
     """
-    provider = PROVIDERS.get(settings.provider) or _import_provider(settings.provider)
+    provider = _import_provider(settings.provider)
     try:
         return provider(**settings.kwargs)
     except (TypeError, ValueError) as error:
@@ -30,7 +36,7 @@ def make_prior(settings: PriorSettings) -> Prior:
 
 def _import_provider(path: str) -> type[Prior]:
     allowed = f"one of {', '.join(PROVIDERS)}, or the path of a verl_v05.prior.Prior subclass"
-    module, _, name = path.rpartition(".")
+    module, _, name = PROVIDERS.get(path, path).rpartition(".")
     try:
         provider = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

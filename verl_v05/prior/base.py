@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from ray.util.placement_group import PlacementGroup
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,22 @@ class Prior(ABC):
             step: training step the prompts belong to.
         """
 
+    def start(self, placement_groups: Sequence[PlacementGroup] = ()) -> None:
+        """Begin work, once, in the process that will call the rest, before the first step.
+
+        Args:
+            placement_groups: the trainer's, one a node, for a provider that runs beside the policy.
+
+        Raises:
+            Exception: the provider cannot work; the run then ends before its first step.
+        """
+
     def update(self, outcomes: Sequence[Outcome], step: int) -> None:
         """Learn from what the step measured."""
+
+    def metrics(self) -> dict[str, float]:
+        """Of the time since the last call: the same keys every time, logged as ``v05/prior/...``."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-serialisable state for a checkpoint."""
@@ -54,6 +69,9 @@ class Prior(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
+
+    def close(self) -> None:
+        """End processes the provider started."""
 
 
 class NoPrior(Prior):

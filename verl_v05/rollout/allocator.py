@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from ray.util.placement_group import PlacementGroup
 
 from verl_v05.identity import fingerprint
 from verl_v05.prior import Outcome, Prior, Query, make_prior
@@ -70,6 +71,11 @@ class Allocator:
         """Identity of the code this process runs, to be compared with the driver's."""
         return fingerprint()
 
+    async def start(self, placement_groups: Sequence[PlacementGroup]) -> None:
+        """Start the prior's provider; an error in it ends the run before the first step."""
+        # Not under prior.timeout_s: loading a value model has its own limit, and cannot be missed.
+        await asyncio.wrap_future(self._prior_thread.submit(self.prior.start, placement_groups))
+
     async def open_batch(self, step: int, uids: Sequence[str], queries: Sequence[Query]) -> None:
         """Register a batch's groups and start asking for their priors."""
         groups = [Group(uid, query, spent=self.settings.k_init) for uid, query in zip(uids, queries, strict=True)]
@@ -117,6 +123,10 @@ class Allocator:
         except Exception:
             logger.exception("prior did not learn from step %d", step)
             record.prior_failures += 1
+        try:
+            record.prior_metrics = await self._in_prior_thread(self.prior.metrics)
+        except Exception:
+            logger.exception("prior's metrics of step %d are lost", step)
         return record
 
     async def state_dict(self) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from typing import Any
 
 import ray
@@ -14,6 +12,7 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 from verl_v05.contract import check_contract
 from verl_v05.identity import check_same
 from verl_v05.prior import Query
+from verl_v05.prompt import make_query
 from verl_v05.rollout.allocator import Allocator
 from verl_v05.rollout.worker import V05AgentLoopWorker
 from verl_v05.settings import load_settings
@@ -55,17 +54,6 @@ class V05AgentLoopManager(AgentLoopManagerTQ):
 
 def queries(prompts: TensorDict) -> list[Query]:
     """One :class:`Query` a row; the prompt id is a digest of the chat messages."""
-    messages = [list(m) for m in prompts["raw_prompt"]]
+    messages = list(prompts["raw_prompt"])
     sources = list(prompts["data_source"]) if "data_source" in prompts else ["unknown"] * len(messages)
-    return [Query(prompt_id(m), prompt_text(m), str(s)) for m, s in zip(messages, sources, strict=True)]
-
-
-def prompt_id(messages: list[dict[str, Any]]) -> str:
-    """Stable id of a chat prompt."""
-    canonical = json.dumps(messages, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.blake2b(canonical.encode(), digest_size=12).hexdigest()
-
-
-def prompt_text(messages: list[dict[str, Any]]) -> str:
-    """Text a value model reads: the user's turns."""
-    return "\n".join(str(m["content"]) for m in messages if m.get("role") == "user")
+    return [make_query(m, s) for m, s in zip(messages, sources, strict=True)]

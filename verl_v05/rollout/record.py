@@ -18,6 +18,7 @@ class StepRecord:
     groups: list[Group] = field(default_factory=list)
     prior_latency_s: float = 0.0  # from asking for the priors to having them, summed over the step's batches
     prior_wait_s: float = 0.0  # longest time a scored group waited for them: its share of the critical path
+    prior_metrics: dict[str, float] = field(default_factory=dict)  # the provider's own
     prior_failures: int = 0  # calls of the provider that raised, timed out or answered nonsense
 
     @property

@@ -1,0 +1,169 @@
+"""Replicas of the value model on real Ray: splitting, death, hanging, replacement; and the provider on top of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from value_model import ValueModel
+from value_model.serving.pool import PoolError, ReplicaPool
+from verl_v05.prior import Outcome, Query, make_prior
+from verl_v05.prior.value_model import ValueModelPrior
+from verl_v05.settings import PriorSettings, SettingsError
+
+pytest_plugins = ("tests.tiny_value_model",)
+
+PATIENCE_S = 240.0
+CONTEXT = [f"{i}+{i % 7}=" for i in range(40)]
+SCORES = [1.0 if i % 3 else -0.5 for i in range(40)]
+PROMPTS = [f"{i}*{i % 5}=" for i in range(23)]
+
+
+@pytest.fixture(scope="module")
+def model_path(tiny_model: ValueModel, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("v0") / "model"
+    tiny_model.save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def pool(cluster: None, model_path: str) -> Iterator[ReplicaPool]:
+    pool = ReplicaPool({"model": model_path}, [{"num_cpus": 0}] * 2, timeout_s=PATIENCE_S)
+    pool.wait(PATIENCE_S)
+    yield pool
+    pool.close()
+
+
+def ask(pool: ReplicaPool) -> np.ndarray:
+    features = pool.embed([*CONTEXT, *PROMPTS])
+    labels = np.array(SCORES) >= 0
+    return pool.predict(features[: len(CONTEXT)], labels, features[len(CONTEXT) :])
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.2)
+
+
+def test_answers_are_the_models_own_and_in_order(pool: ReplicaPool, tiny_model: ValueModel) -> None:
+    np.testing.assert_allclose(ask(pool), tiny_model.predict(CONTEXT, SCORES, PROMPTS), atol=1e-5)
+
+
+def test_survivors_answer_for_a_killed_replica_which_is_replaced(pool: ReplicaPool, tiny_model: ValueModel) -> None:
+    os.kill(pool.infos[0].pid, signal.SIGKILL)
+    np.testing.assert_allclose(ask(pool), tiny_model.predict(CONTEXT, SCORES, PROMPTS), atol=1e-5)
+    assert pool.restarts == 1
+    until(lambda: len(pool.infos) == 2)
+    np.testing.assert_allclose(ask(pool), tiny_model.predict(CONTEXT, SCORES, PROMPTS), atol=1e-5)
+
+
+def test_with_all_replicas_killed_it_says_so_at_once_and_recovers(pool: ReplicaPool) -> None:
+    before = ask(pool)
+    for info in pool.infos:
+        os.kill(info.pid, signal.SIGKILL)
+    with pytest.raises(PoolError, match="none of 2 value model replicas is loaded; 2 restarts so far"):
+        ask(pool)
+    started = time.monotonic()
+    with pytest.raises(PoolError):  # does not wait for the replacements
+        ask(pool)
+    assert time.monotonic() - started < 5
+    until(lambda: len(pool.infos) == 2)
+    np.testing.assert_array_equal(ask(pool), before)
+
+
+def test_a_replica_that_hangs_is_replaced_after_the_timeout(pool: ReplicaPool, tiny_model: ValueModel) -> None:
+    ask(pool)
+    pool._timeout_s = 5.0
+    os.kill(pool.infos[0].pid, signal.SIGSTOP)
+    np.testing.assert_allclose(ask(pool), tiny_model.predict(CONTEXT, SCORES, PROMPTS), atol=1e-5)
+    assert pool.restarts == 1
+
+
+def test_an_error_of_the_model_is_raised_and_costs_no_replica(pool: ReplicaPool) -> None:
+    features = pool.embed(CONTEXT)
+    with pytest.raises(Exception, match="NaN|shape|size|dimension|must match"):
+        pool.predict(features, np.array(SCORES) >= 0, features[:, :5])
+    assert pool.restarts == 0 and len(pool.infos) == 2
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error_at_start_with_its_reason(cluster: None, tmp_path: Path) -> None:
+    pool = ReplicaPool({"model": str(tmp_path)}, [{"num_cpus": 0}], timeout_s=PATIENCE_S)
+    with pytest.raises(PoolError, match="cannot load.*no value model"):
+        pool.wait(PATIENCE_S)
+    pool.close()
+
+
+def queries(texts: list[str]) -> list[Query]:
+    return [Query(text, text, "test") for text in texts]
+
+
+def context() -> list[Outcome]:
+    return [Outcome(q, (score + 1) / 2, 4) for q, score in zip(queries(CONTEXT), SCORES, strict=True)]
+
+
+@pytest.fixture
+def prior(cluster: None, model_path: str, tmp_path: Path) -> Iterator[ValueModelPrior]:
+    settings = PriorSettings("v0", {"model": model_path, "cache_path": str(tmp_path / "features.safetensors")})
+    prior = make_prior(settings)
+    prior.start()
+    yield prior
+    prior.close()
+
+
+def test_the_provider_answers_as_the_model_does(prior: ValueModelPrior, tiny_model: ValueModel) -> None:
+    answered = prior.predict(queries(PROMPTS), context(), step=1)
+    np.testing.assert_allclose(answered, tiny_model.predict(CONTEXT, SCORES, PROMPTS), atol=1e-5)
+
+
+def test_without_a_context_all_is_missing_but_already_embedded(prior: ValueModelPrior) -> None:
+    assert np.isnan(prior.predict(queries(PROMPTS), None, step=1)).all()
+    assert prior.metrics()["embedded"] == len(PROMPTS)
+    prior.predict(queries(PROMPTS), context(), step=2)
+    metrics = prior.metrics()
+    assert (metrics["embedded"], metrics["cached"]) == (len(CONTEXT), len(PROMPTS))
+
+
+def test_metrics_have_the_same_keys_at_every_step(prior: ValueModelPrior) -> None:
+    first = prior.metrics()
+    prior.predict(queries(PROMPTS), context(), step=1)
+    assert first.keys() == prior.metrics().keys()
+
+
+def test_features_survive_in_the_cache_file(prior: ValueModelPrior, model_path: str) -> None:
+    answered = prior.predict(queries(PROMPTS), context(), step=1)
+    prior.state_dict()
+    again = make_prior(PriorSettings("v0", {"model": model_path, "cache_path": prior._cache_path}))
+    again.start()
+    np.testing.assert_array_equal(again.predict(queries(PROMPTS), context(), step=1), answered)
+    assert again.metrics()["embedded"] == 0
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"replicas_per_node": 0}, "kwargs.replicas_per_node=0 is not allowed: it must be at least 1"),
+        ({"gpu_fraction": 1.5}, r"kwargs.gpu_fraction=1.5 is not allowed: it must be in \(0, 1\]"),
+        ({"timeout_s": 0}, "kwargs.timeout_s=0 is not allowed: it must be positive"),
+        ({"replicas": 1}, "replicas"),
+    ],
+)
+def test_impossible_arguments_are_refused_at_launch(kwargs: dict, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        make_prior(PriorSettings("v0", kwargs))

@@ -1,0 +1,1 @@
+"""Serving a value model: replicas beside the policy, and an HTTP endpoint."""

@@ -1,0 +1,258 @@
+"""Optional HTTP endpoint of the value model: ``python -m value_model.serving.http``.
+
+    POST /v1/predict {"context": [{"prompt", "score"}], "prompts": [...]} -> {"probabilities", "model", "seconds"}
+    GET  /health     who answers; the port opens once the model is loaded
+    GET  /metrics    prometheus text
+
+Refusals are JSON ``{"detail": message}`` (413 may be plain text). With a token, every route but /health needs
+``Authorization: Bearer <token>``; without one only loopback addresses are served.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hmac
+import logging
+import math
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Protocol
+
+import numpy as np
+import uvicorn
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from value_model.serving.http_settings import LIMITS, TOKEN_ENV, ServerSettings, read_token
+
+logger = logging.getLogger(__name__)
+
+COMMAND = "python -m value_model.serving.http"
+PREDICT = "/v1/predict"
+HEALTH = "/health"
+SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+CLIENT_GONE = 499  # nginx's code; nobody reads it but the metrics
+
+
+class Model(Protocol):
+    """What is served: :class:`value_model.model.ValueModel`, or anything that answers like it."""
+
+    def predict(
+        self, context_prompts: Sequence[str], context_scores: Sequence[float], prompts: Sequence[str]
+    ) -> np.ndarray: ...
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Example(Strict):
+    """A prompt and its mean outcome."""
+
+    prompt: str
+    score: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+
+
+class PredictRequest(Strict):
+    context: list[Example]
+    prompts: Annotated[list[str], Field(min_length=1)]
+
+
+class PredictResponse(Strict):
+    probabilities: list[float | None]  # in the order of the prompts; null where the model has no answer
+    model: str
+    seconds: float  # spent by the model, waiting left out
+
+
+class Metrics:
+    """Counters of one app, in a registry of their own so that several apps fit into a process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        name = "value_model"
+        self.requests = Counter(f"{name}_requests", "predict requests by status", ["status"], registry=self.registry)
+        self.prompts = Counter(f"{name}_prompts", "prompts answered", registry=self.registry)
+        self.seconds = Histogram(f"{name}_seconds", "prediction time", buckets=SECONDS, registry=self.registry)
+        self.in_flight = Gauge(f"{name}_in_flight", "predict requests running or waiting", registry=self.registry)
+
+
+class Gate:
+    """Outermost layer: sends strangers away before their body is read, counts what is answered to predict."""
+
+    def __init__(self, app: ASGIApp, token: str | None, metrics: Metrics):
+        self._app = app
+        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        app = self._app if self._may_enter(scope) else _unauthorized()
+        if scope["path"] != PREDICT:
+            return await app(scope, receive, send)
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.requests.labels(message["status"]).inc()
+            await send(message)
+
+        with self._metrics.in_flight.track_inprogress():
+            await app(scope, receive, counted)
+
+    def _may_enter(self, scope: Scope) -> bool:
+        if self._expected is None or scope["path"] == HEALTH:
+            return True
+        return hmac.compare_digest(dict(scope["headers"]).get(b"authorization", b""), self._expected)
+
+
+class Turns:
+    """One prediction at a time in a worker thread; a model is not thread-safe."""
+
+    def __init__(self, model: Model, settings: ServerSettings, metrics: Metrics):
+        self._model = model
+        self._settings = settings
+        self._metrics = metrics
+        self._limiter = CapacityLimiter(1)
+
+    async def predict(self, body: PredictRequest, request: Request) -> PredictResponse:
+        """Wait for the turn, then predict.
+
+        Raises:
+            HTTPException: 503 no place to wait, 422 the model refuses the context, 500 it fails.
+        """
+        now = self._limiter.statistics()
+        if now.borrowed_tokens + now.tasks_waiting > self._settings.max_waiting:
+            detail = f"busy: {self._settings.max_waiting} requests are waiting already (max_waiting)"
+            raise HTTPException(503, detail, headers={"Retry-After": str(self._settings.retry_after_s)})
+        async with self._limiter:
+            if await request.is_disconnected():  # timed out while waiting; its retry is in the queue by now
+                raise HTTPException(CLIENT_GONE, "the client is gone")
+            return await run_sync(self._predict, body)
+
+    def _predict(self, body: PredictRequest) -> PredictResponse:
+        started = time.perf_counter()
+        try:
+            prompts, scores = [e.prompt for e in body.context], [e.score for e in body.context]
+            answer = np.asarray(self._model.predict(prompts, scores, body.prompts), dtype=np.float64)
+            if answer.shape != (len(body.prompts),):
+                raise RuntimeError(f"the model answered shape {answer.shape} to {len(body.prompts)} prompts")
+        except ValueError as error:
+            logger.warning("refused by the model", exc_info=True)
+            raise HTTPException(422, str(error)) from error
+        except Exception as error:
+            logger.exception("prediction of %d prompts failed", len(body.prompts))
+            raise HTTPException(500, "the model failed; the server's log says why") from error
+        seconds = time.perf_counter() - started
+        self._metrics.seconds.observe(seconds)
+        self._metrics.prompts.inc(len(answer))
+        probabilities = [p if math.isfinite(p) else None for p in answer.tolist()]
+        return PredictResponse(probabilities=probabilities, model=self._settings.model_name, seconds=seconds)
+
+
+def create_app(model: Model, settings: ServerSettings) -> FastAPI:
+    """The endpoint around a loaded model."""
+    metrics = Metrics()
+    turns = Turns(model, settings, metrics)
+    app = FastAPI(title="value model", docs_url=None, redoc_url=None)
+    app.add_middleware(Gate, token=settings.token, metrics=metrics)
+    app.add_exception_handler(RequestValidationError, _explain)
+
+    # The limit is the route's: an older fastapi would swallow an unknown argument of FastAPI() silently.
+    @app.post(PREDICT, max_body_size=settings.max_body_bytes)
+    async def predict(body: PredictRequest, request: Request) -> PredictResponse:
+        _check_limits(body, settings)
+        return await turns.predict(body, request)
+
+    @app.get(HEALTH)
+    async def health() -> dict[str, str]:
+        return {"model": settings.model_name, "version": _version()}
+
+    @app.get("/metrics")
+    async def scrape() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _check_limits(body: PredictRequest, settings: ServerSettings) -> None:
+    context = [e.prompt for e in body.context]
+    for name, texts, most in (("prompts", body.prompts, "max_prompts"), ("context", context, "max_context")):
+        _check(name, len(texts), "entries", most, settings)
+        for index, text in enumerate(texts):
+            _check(f"{name}[{index}]", len(text), "characters", "max_prompt_chars", settings)
+
+
+def _check(where: str, size: int, unit: str, most: str, settings: ServerSettings) -> None:
+    limit = getattr(settings, most)
+    if size > limit:
+        raise HTTPException(422, f"{where} has {size} {unit}, allowed are at most {limit} ({most} of the server)")
+
+
+async def _explain(request: Request, error: RequestValidationError) -> JSONResponse:
+    """Place and reason of the first error. fastapi's own answer repeats the input, and breaks on a NaN in it."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return JSONResponse({"detail": f"{where}: {first['msg']}"[:500]}, status_code=422)
+
+
+def _unauthorized() -> JSONResponse:
+    headers = {"WWW-Authenticate": "Bearer"}
+    return JSONResponse({"detail": "a valid bearer token is needed"}, status_code=401, headers=headers)
+
+
+def _version() -> str:
+    try:
+        return version("verl-v05")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load a model and serve it until interrupted."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description=main.__doc__, allow_abbrev=False)
+    parser.add_argument("--model", help="directory or hub id of a saved value model; the embedded one if left out")
+    parser.add_argument("--backbone", help="hub id or directory of its encoder, if not where the checkpoint says")
+    parser.add_argument("--host", default=ServerSettings.host, help="needs a token if not loopback (%(default)s)")
+    parser.add_argument("--port", type=int, default=ServerSettings.port)
+    parser.add_argument("--token-env", help=f"environment variable with the token ({TOKEN_ENV} if that is set)")
+    parser.add_argument("--token-file", type=Path, help="file with the token")
+    parser.add_argument("--tls-cert", help="PEM certificate chain, to serve https")
+    parser.add_argument("--tls-key", help="PEM key of the certificate")
+    for name in LIMITS:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(ServerSettings, name))
+    args = parser.parse_args(argv)
+    try:
+        token = read_token(args.token_env, args.token_file)
+        limits = {name: getattr(args, name) for name in LIMITS}
+        settings = ServerSettings(args.host, args.port, token, _model_name(args.model), **limits)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    # Imported here, as they import torch: the refusals above come at once.
+    from value_model.checkpoint import CheckpointError
+    from value_model.model import ValueModel
+
+    try:
+        app = create_app(ValueModel.from_pretrained(args.model, args.backbone), settings)
+    except CheckpointError as error:
+        parser.error(f"--model {args.model}: {error}")
+    tls = {"ssl_certfile": args.tls_cert, "ssl_keyfile": args.tls_key}
+    uvicorn.run(app, host=args.host, port=args.port, timeout_graceful_shutdown=30, **tls)
+
+
+def _model_name(model: str | None) -> str:
+    """Name told to clients: no path of this machine."""
+    if model is None:
+        return ServerSettings.model_name
+    return Path(model).resolve().name if Path(model).exists() else model
+
+
+if __name__ == "__main__":
+    main()

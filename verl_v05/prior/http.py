@@ -1,0 +1,160 @@
+"""A value model behind HTTP (:mod:`value_model.serving.http`, or anything that answers like it)."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import ssl
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+from ray.util.placement_group import PlacementGroup
+
+from verl_v05.prior.base import Outcome, Prior, Query
+
+KEY = "algorithm.v05.prior.kwargs"
+BACKOFF_S = 0.5  # before the first retry, doubled for each further one
+MAX_BACKOFF_S = 30.0
+
+
+class HttpPriorError(RuntimeError):
+    """The server cannot be reached, refuses, or answers nonsense; the message names url and status."""
+
+
+class HttpPrior(Prior):
+    """Asks ``POST <url>/v1/predict`` with the context and a batch of prompts at a time, one request after the other.
+
+    Connection errors, timeouts and 503 are tried again; proxies of the environment are not used.
+
+    Args:
+        url: base address, such as http://127.0.0.1:8765.
+        token_env: environment variable with the bearer token, in the allocator's process; unset means no token.
+        timeout_s: seconds to wait for the connection, and for the answer, of one try.
+        batch_size: prompts a request.
+        retries: further tries of a request.
+        verify: check the server's certificate; or the file of the authority that signed it.
+        allow_insecure: let the token travel unencrypted to another machine.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token_env: str = "VERL_V05_PRIOR_TOKEN",
+        timeout_s: float = 60.0,
+        batch_size: int = 256,
+        retries: int = 2,
+        verify: bool | str = True,
+        allow_insecure: bool = False,
+    ):
+        base = _base_url(url)
+        _require("token_env", token_env, isinstance(token_env, str) and token_env != "", "an environment variable")
+        _require("timeout_s", timeout_s, _is_number(timeout_s) and 0 < timeout_s < math.inf, "positive seconds")
+        _require("batch_size", batch_size, type(batch_size) is int and batch_size >= 1, "an integer >= 1")
+        _require("retries", retries, type(retries) is int and retries >= 0, "an integer >= 0")
+        _require("allow_insecure", allow_insecure, type(allow_insecure) is bool, "true or false")
+        token = os.environ.get(token_env, "").strip()
+        _require("token_env", token_env, token.isascii() and token.isprintable(), "a variable holding printable ASCII")
+        in_clear = token and base.scheme == "http" and not _is_loopback(base.host)
+        allowed = f"https, as the token of {token_env} would travel in clear (or set {KEY}.allow_insecure=true)"
+        _require("url", url, allow_insecure or not in_clear, allowed)
+        self.url = f"{str(base).rstrip('/')}/v1/predict"
+        self.batch_size = batch_size
+        self.retries = retries
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        trusted = _tls(verify)
+        tls = trusted if base.scheme == "https" else False  # for http, httpx would still read all authorities
+        self._client = httpx.Client(headers=headers, timeout=timeout_s, verify=tls, trust_env=False)
+
+    def start(self, placement_groups: Sequence[PlacementGroup] = ()) -> None:
+        """Ask a first question, so that a wrong address or token ends the run before it starts."""
+        easy, hard = Query("easy", "1 + 1 = ?", ""), Query("hard", "Is P = NP?", "")
+        self.predict([easy], [Outcome(easy, 1.0, 1), Outcome(hard, 0.0, 1)], 0)
+
+    def predict(self, queries: Sequence[Query], context: Sequence[Outcome] | None, step: int) -> np.ndarray:
+        """See :class:`Prior`. All missing without a context; HttpPriorError if any request fails in the end."""
+        answer = np.full(len(queries), np.nan)
+        if context is None:
+            return answer
+        examples = [{"prompt": o.query.text, "score": 2 * float(o.success) - 1} for o in context]
+        for start in range(0, len(queries), self.batch_size):
+            prompts = [q.text for q in queries[start : start + self.batch_size]]
+            response = self._post({"context": examples, "prompts": prompts})
+            answer[start : start + len(prompts)] = self._probabilities(response, len(prompts))
+        return answer
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _post(self, body: dict[str, Any]) -> httpx.Response:
+        for attempt in range(self.retries + 1):
+            wait = min(BACKOFF_S * 2.0 ** min(attempt, 32), MAX_BACKOFF_S)
+            try:
+                response = self._client.post(self.url, json=body)
+            except httpx.RequestError as error:
+                problem = f"did not answer: {type(error).__name__}: {error}"
+            else:
+                if response.status_code == 200:
+                    return response
+                problem = f"answered {response.status_code}: {response.text[:500]}"
+                if response.status_code != 503:
+                    break
+                wait = _retry_after(response, wait)
+            if attempt < self.retries:
+                time.sleep(wait)
+        raise HttpPriorError(f"{self.url} {problem}")
+
+    def _probabilities(self, response: httpx.Response, count: int) -> np.ndarray:
+        try:
+            values = response.json()["probabilities"]
+        except (ValueError, KeyError, TypeError):
+            values = None
+        if not (isinstance(values, list) and len(values) == count and all(v is None or _is_number(v) for v in values)):
+            expected = f"'probabilities' must be {count} numbers or nulls, one a prompt"
+            raise HttpPriorError(f"{self.url} answered 200: {response.text[:200]!r}; {expected}")
+        return np.array([math.nan if v is None else v for v in values], dtype=np.float64)
+
+
+def _base_url(url: Any) -> httpx.URL:
+    allowed = "http://host[:port] or https://host[:port], without user, query or fragment"
+    try:
+        base = httpx.URL(url)
+    except (TypeError, httpx.InvalidURL):
+        base = httpx.URL("")
+    plain = base.scheme in ("http", "https") and base.host and not (base.userinfo or base.query or base.fragment)
+    _require("url", url, plain, allowed)
+    return base
+
+
+def _tls(verify: Any) -> bool | ssl.SSLContext:
+    if isinstance(verify, bool):
+        return verify
+    try:
+        return ssl.create_default_context(cafile=os.fspath(verify))
+    except (OSError, TypeError) as error:
+        raise ValueError(f"{KEY}.verify={verify!r} must be true, false or a file of certificates: {error}") from error
+
+
+def _retry_after(response: httpx.Response, otherwise: float) -> float:
+    """Seconds the server asks for, within reason; a date there is left unread."""
+    asked = response.headers.get("Retry-After", "")
+    return min(float(asked), MAX_BACKOFF_S) if asked.isdecimal() else otherwise
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _require(key: str, value: Any, ok: Any, allowed: str) -> None:
+    if not ok:
+        raise ValueError(f"{KEY}.{key}={value!r} must be {allowed}")
