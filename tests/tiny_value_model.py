@@ -72,7 +72,7 @@ def build_model(encoder: Path, adapter: AdapterConfig | None = None, **config: A
     settings = ValueModelConfig(
         backbone=BackboneConfig(name=encoder.name, batch_tokens=512),
         adapter=adapter or AdapterConfig(queries=6, bottleneck=16),
-        head=HeadConfig(estimators=2),
+        head=HeadConfig(estimators=2, fingerprint=False),
         **config,
     )
     backbone = Backbone(settings.backbone, encoder.parent)

@@ -75,6 +75,9 @@ class HeadConfig:
     softmax_temperature: float = 0.9  # tabpfn's default
     seed: int = 0
     query_batch: int = 512  # queries a pass
+    # tabpfn's extra column, a hash of each row: part of the released model, but it turns rounding noise of the
+    # features into visible noise of the answers.
+    fingerprint: bool = True
 
     def __post_init__(self) -> None:
         _types(self, "head.")
@@ -125,8 +128,8 @@ def _types(part: object, prefix: str) -> None:
     for key, kind in get_type_hints(type(part)).items():
         value = getattr(part, key)
         allowed = int | float if kind is float else kind
-        # No key is a switch, and True would pass as the integer 1.
-        ok = isinstance(value, allowed) and not isinstance(value, bool)
+        # True would pass as the integer 1.
+        ok = isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
         _require(f"{prefix}{key}", value, ok, f"of type {getattr(kind, '__name__', kind)}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,10 @@ class InContextHead(nn.Module):
         specs = ModelSpecs(
             model=self.network,
             architecture_config=ARCHITECTURES[ARCHITECTURE].parse_config(self.architecture)[0],
-            inference_config=InferenceConfig.get_default("multiclass", ModelVersion.V2_5),
+            inference_config=replace(
+                InferenceConfig.get_default("multiclass", ModelVersion.V2_5),
+                FINGERPRINT_FEATURE=self.config.fingerprint,
+            ),
         )
         return TabPFNClassifier(
             model_path=specs,

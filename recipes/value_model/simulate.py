@@ -1,0 +1,94 @@
+"""Trajectories of simulated policies on the demo's arithmetic: ``python -m recipes.value_model.simulate --out FILE``.
+
+Real policies take minutes each, and a handful of them teach a value model their own strengths by heart. Simulated ones
+take milliseconds. They are warmed up as the demo's are (:mod:`recipes.demo.task`): a last digit is known or not, here
+with a bias for or against whole operations as well, and they get better from step to step.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from recipes.demo.task import DATA_SOURCE, LEVELS, Problem, draw_competences, split_problems
+from value_model.trajectories import write_trajectories
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """How many policies, how long their runs, and how far from the plain demo's they may be."""
+
+    policies: int = 150
+    steps: int = 12
+    prompts: int = 512
+    prompts_per_step: int = 256  # many queries a task: for a small encoder they cost next to nothing
+    rollouts: int = 4
+    operation_bias: float = 1.5  # largest standard deviation of an operation's logit, drawn for each policy
+    prompt_noise: float = 0.5  # standard deviation of a prompt's logit
+    growth: float = 4.0  # largest mean gain in logit over the run, drawn for each policy
+
+
+def simulate(settings: SimulationSettings, seed: int) -> pd.DataFrame:
+    """A trajectory table; the same seed gives the same table, and more policies only add to it."""
+    tables = [_policy(settings, seed, number) for number in range(settings.policies)]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _policy(settings: SimulationSettings, seed: int, number: int) -> pd.DataFrame:
+    rng = np.random.default_rng([seed, number])
+    problems, _ = split_problems(rng, settings.prompts, 0)
+    start = _logits(problems, settings, rng)
+    gain = rng.uniform(0, settings.growth) * rng.uniform(0, 2, len(problems))
+    order = np.concatenate([rng.permutation(len(problems)) for _ in range(settings.steps)])
+    rows = order[: settings.steps * settings.prompts_per_step]
+    step = np.repeat(np.arange(settings.steps), settings.prompts_per_step)
+    p = 1 / (1 + np.exp(-(start[rows] + gain[rows] * step / settings.steps)))
+    wins = rng.binomial(settings.rollouts, p)
+    return pd.DataFrame(
+        {
+            "model": f"simulated_{seed}_{number}",
+            "step": step + 1,
+            "prompt_id": [_id(problems[row].prompt) for row in rows],
+            "prompt": [problems[row].prompt for row in rows],
+            "data_source": DATA_SOURCE,
+            "score": 2 * wins / settings.rollouts - 1,
+            "n": settings.rollouts,
+        }
+    )
+
+
+def _logits(problems: Sequence[Problem], settings: SimulationSettings, rng: np.random.Generator) -> np.ndarray:
+    """Each problem's log-odds at the start."""
+    competences = draw_competences(rng)
+    bias = rng.normal(0, rng.uniform(0, settings.operation_bias), len(LEVELS))
+    by_level = {level.name: (competences[level.name], b) for level, b in zip(LEVELS, bias, strict=True)}
+    known = np.clip([by_level[p.level][0][p.skill_digit] for p in problems], 0.02, 0.98)
+    shift = np.array([by_level[p.level][1] for p in problems])
+    return np.log(known / (1 - known)) + shift + rng.normal(0, settings.prompt_noise, len(problems))
+
+
+def _id(prompt: str) -> str:
+    return blake2b(prompt.encode(), digest_size=8).hexdigest()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Write trajectories of simulated policies.")
+    parser.add_argument("--out", type=Path, required=True, help="parquet file")
+    parser.add_argument("--policies", type=int, default=SimulationSettings.policies)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(arguments)
+    table = simulate(SimulationSettings(policies=args.policies), args.seed)
+    write_trajectories(table, args.out)
+    Console().print(f"{len(table)} rows of {args.policies} policies written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Features to train on: differentiable, and with the token states of a frozen encoder kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from value_model.backbone import _by_length, pad_states
+from value_model.cache import TextCache
+from value_model.model import ValueModel
+
+
+class Embedder:
+    """Texts to features, through the parts of ``model`` that train; each distinct text once a call.
+
+    Args:
+        model: encoder and adapter.
+        keep: texts whose token states are kept in the CPU's memory; 0 if the encoder trains.
+    """
+
+    def __init__(self, model: ValueModel, keep: int = 0):
+        self.model = model
+        self._cache = TextCache(keep) if keep else None
+        self._dtype = getattr(torch, model.config.backbone.dtype)  # what the encoder computed: nothing is lost
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Features on the model's device, (texts, F)."""
+        numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        indices, rows = [], []
+        for batch, states_btd, mask_bt in self._batches(list(numbers)):
+            indices += batch
+            rows.append(self.model.adapter(states_btd, mask_bt))
+        place = torch.empty(len(numbers), dtype=torch.long)
+        place[indices] = torch.arange(len(numbers))
+        wanted = place[[numbers[text] for text in texts]]
+        return torch.cat(rows)[wanted.to(rows[0].device)]
+
+    def _batches(self, texts: list[str]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        if self._cache is None:
+            yield from self.model.backbone.batches(texts)
+            return
+        states = self._cache.get(texts, self._states)
+        for indices in _by_length([len(s) for s in states], self.model.config.backbone.batch_tokens):
+            states_btd, mask_bt = pad_states([states[i] for i in indices])
+            yield indices, states_btd.to(self.model.device).float(), mask_bt.to(self.model.device)
+
+    @torch.no_grad()
+    def _states(self, texts: list[str]) -> list[Tensor]:
+        found: list[Tensor] = [torch.empty(0)] * len(texts)
+        for indices, states_btd, mask_bt in self.model.backbone.batches(texts):
+            for index, row_td, mask_t in zip(indices, states_btd, mask_bt, strict=True):
+                found[index] = row_td[mask_t].to("cpu", self._dtype)
+        return found

@@ -1,0 +1,198 @@
+"""Meta-tasks: a context and queries of one policy at one step, drawn from a trajectory table.
+
+A task is a function of (seed, epoch, index) alone. So a run resumes at any index without any random state, and
+processes share the work by taking every n-th index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from value_model.metrics import hard_label
+
+Array = np.ndarray
+
+
+class MetaTaskError(ValueError):
+    """Settings that make no sense, or a table that no task can be drawn from."""
+
+
+@dataclass
+class MetaTaskSettings:
+    """What a task is made of; the defaults are the paper's.
+
+    The context holds the newest outcome per prompt in a window of the model's measured steps: the ``window`` steps
+    before the queries' own, and their own if ``own_step``. (0, true) is the paper's; in use, the support buffer knows
+    earlier steps only, as (n, false) does. No query's prompt is in the context, not with an older outcome either.
+
+    ``balanced`` draws ``pairs`` positive and as many negative queries; else ``2 * pairs`` queries come as they are,
+    so that the base rate of the queries is that of the context and the predictions come out calibrated.
+    """
+
+    context_min: int = 256
+    context_max: int = 256
+    pairs: int = 4
+    window: int = 0
+    own_step: bool = True
+    balanced: bool = True
+    repeats: int = 1  # tasks of each (model, step) in an epoch
+
+    def __post_init__(self) -> None:
+        _require("context_min", self.context_min, self.context_min >= 2, "at least 2, to hold both classes")
+        low = self.context_min
+        _require("context_max", self.context_max, self.context_max >= low, f"at least context_min ({low})")
+        _require("pairs", self.pairs, self.pairs >= 1, "at least 1")
+        _require("window", self.window, self.window >= 0, "at least 0")
+        _require("own_step", self.own_step, self.own_step or self.window >= 1, "true where window is 0")
+        _require("repeats", self.repeats, self.repeats >= 1, "at least 1")
+
+
+@dataclass(frozen=True)
+class MetaTask:
+    """Context and queries; ``pairs`` (M, 2) holds the index of a query with score >= 0 and of one with score < 0."""
+
+    model: str
+    step: int
+    context_prompts: list[str]
+    context_scores: Array  # (C,), of both classes
+    prompts: list[str]
+    scores: Array  # (Q,)
+    counts: Array  # (Q,), rollouts behind each score
+    pairs: Array
+
+    @property
+    def labels(self) -> Array:
+        """Hard label of each context prompt, (C,) bool."""
+        return hard_label(self.context_scores)
+
+
+class MetaTasks:
+    """All tasks of a table.
+
+    Attributes:
+        skipped: (model, step) groups that no task can be drawn from: too few prompts, or only one class.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        settings: MetaTaskSettings,
+        seed: int = 0,
+        query_prompts: Collection[str] | None = None,
+    ):
+        """Find the groups that give tasks.
+
+        Args:
+            table: see :mod:`value_model.trajectories`.
+            settings: what a task is made of.
+            seed: another seed, other tasks.
+            query_prompts: texts that may be asked for; None is all. The context may hold any.
+
+        Raises:
+            MetaTaskError: no group gives a task.
+        """
+        self.settings = settings
+        self.seed = seed
+        self._table = table.reset_index(drop=True)
+        self._text = pd.factorize(self._table["prompt"])[0]  # equal texts have equal numbers
+        self._positive = hard_label(self._table["score"])
+        may_ask = self._table["prompt"].isin(query_prompts).to_numpy() if query_prompts is not None else None
+        windows = list(_windows(self._table, self._text, settings))
+        found = [self._group(own if may_ask is None else own[may_ask[own]], pool) for own, pool in windows]
+        self._groups = [group for group in found if group is not None]
+        self.skipped = len(found) - len(self._groups)
+        if not self._groups:
+            raise MetaTaskError(
+                f"none of the {len(found)} (model, step) groups gives a task: each needs at least "
+                f"tasks.context_min={settings.context_min} context prompts of both classes besides the queries; lower it, or "
+                f"raise tasks.window={settings.window}"
+            )
+
+    def __len__(self) -> int:
+        """Tasks in an epoch."""
+        return len(self._groups) * self.settings.repeats
+
+    def draw(self, epoch: int, index: int) -> MetaTask:
+        """One task; equal arguments give equal tasks, and an epoch visits every (model, step) ``repeats`` times."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
+        group = self._groups[order[index] % len(self._groups)]
+        rng = np.random.default_rng([self.seed, epoch, index])
+        queries = np.concatenate([rng.choice(rows, group.most, replace=False) for rows in group.strata])
+        pool = group.pool[~np.isin(self._text[group.pool], self._text[queries])]
+        size = int(rng.integers(self.settings.context_min, min(self.settings.context_max, len(pool)) + 1))
+        return self._task(self._draw_context(rng, pool, size), queries)
+
+    def _draw_context(self, rng: np.random.Generator, pool: Array, size: int) -> Array:
+        """Rows at random, but at least one of each class."""
+        shuffled = rng.permutation(pool)
+        positive = self._positive[shuffled]
+        first = np.array([positive.argmax(), (~positive).argmax()])
+        rest = np.delete(shuffled, first)
+        return rng.permutation(np.concatenate([shuffled[first], rest[: size - 2]]))
+
+    def _task(self, context: Array, queries: Array) -> MetaTask:
+        context_rows, query_rows = self._table.iloc[context], self._table.iloc[queries]
+        return MetaTask(
+            model=str(query_rows["model"].iloc[0]),
+            step=int(query_rows["step"].iloc[0]),
+            context_prompts=context_rows["prompt"].tolist(),
+            context_scores=context_rows["score"].to_numpy(copy=True),
+            prompts=query_rows["prompt"].tolist(),
+            scores=query_rows["score"].to_numpy(copy=True),
+            counts=query_rows["n"].to_numpy(copy=True),
+            pairs=_pairs(self._positive[queries]),
+        )
+
+    def _group(self, own: Array, pool: Array) -> _Group | None:
+        """The group with as many queries as leave a context whichever they are; None if not even one does."""
+        positive = self._positive[own]
+        strata = (own[positive], own[~positive]) if self.settings.balanced else (own,)
+        wanted = self.settings.pairs if self.settings.balanced else 2 * self.settings.pairs
+        left_at_least = np.array([1, 1, self.settings.context_min])
+        overlaps = [self._census(pool[np.isin(self._text[pool], self._text[rows])]) for rows in strata]
+        for most in range(min(wanted, *map(len, strata)), 0, -1):
+            if (self._census(pool) - sum(np.minimum(most, o) for o in overlaps) >= left_at_least).all():
+                return _Group(strata, pool, most)
+        return None
+
+    def _census(self, rows: Array) -> Array:
+        """Number of failures, of successes, and of both."""
+        positive = int(self._positive[rows].sum())
+        return np.array([len(rows) - positive, positive, len(rows)])
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A (model, step): ``most`` queries are drawn from each of ``strata``, the context from ``pool``; row numbers."""
+
+    strata: tuple[Array, ...]
+    pool: Array
+    most: int
+
+
+def _windows(table: pd.DataFrame, text: Array, settings: MetaTaskSettings) -> Iterator[tuple[Array, Array]]:
+    """Rows of each (model, step), and the newest row per prompt in its window, ordered by model and step."""
+    for _, rows in sorted(table.groupby("model").indices.items()):
+        steps = table["step"].to_numpy()[rows]
+        by_step = [rows[steps == step] for step in np.unique(steps)]
+        for i, own in enumerate(by_step):
+            window = by_step[max(0, i - settings.window) : i + settings.own_step]
+            pool = np.concatenate(window) if window else own[:0]
+            # np.unique keeps the first of equals, and the first of the reversed rows is the newest.
+            yield own, pool[::-1][np.unique(text[pool][::-1], return_index=True)[1]]
+
+
+def _pairs(positive: Array) -> Array:
+    """Positive and negative queries side by side, each in one pair at most, (M, 2)."""
+    good, bad = np.flatnonzero(positive), np.flatnonzero(~positive)
+    size = min(len(good), len(bad))
+    return np.stack([good[:size], bad[:size]], axis=1)
+
+
+def _require(key: str, value: object, ok: bool, allowed: str) -> None:
+    if not ok:
+        raise MetaTaskError(f"tasks.{key}={value!r} is not allowed: it must be {allowed}")
