@@ -107,9 +107,9 @@ class MetaTasks:
         self.skipped = len(found) - len(self._groups)
         if not self._groups:
             raise MetaTaskError(
-                f"none of the {len(found)} (model, step) groups gives a task: each needs at least "
-                f"tasks.context_min={settings.context_min} context prompts of both classes besides the queries; lower it, or "
-                f"raise tasks.window={settings.window}"
+                f"none of the {len(found)} (model, step) groups gives a task: each needs at least tasks.context_min="
+                f"{settings.context_min} context prompts of both classes besides the queries; lower it, or raise "
+                f"tasks.window={settings.window}"
             )
 
     def __len__(self) -> int:
