@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Written once at installation: without bytecode every process of a run compiles verl and sglang again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast compare lint clean
+.PHONY: demo test test-fast compare compare-priors small-v0 lint clean
 
 demo: $(VENV)/installed
 	python -m recipes.demo
@@ -19,6 +19,12 @@ test-fast: $(VENV)/installed
 
 compare: $(VENV)/installed
 	python -m benchmarks.demo_compare
+
+compare-priors: $(VENV)/installed
+	python -m benchmarks.prior_compare
+
+small-v0: $(VENV)/installed
+	recipes/value_model/small.sh runs/value_model/small
 
 lint: $(VENV)/installed
 	ruff check .

@@ -15,7 +15,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["verl_v05*", "recipes*", "value_model*"]),
-    package_data={"verl_v05.config": ["**/*.yaml"], "recipes.demo": ["*.sh"]},
+    package_data={
+        "verl_v05.config": ["**/*.yaml"],
+        "value_model": ["pretrained/**/*"],
+        "recipes.demo": ["*.sh"],
+        "recipes.value_model": ["*.sh", "*.yaml"],
+    },
     install_requires=[
         "verl==0.9.1",
         "array-api-compat",
@@ -27,13 +32,27 @@ setup(
         "psutil",
         "pyarrow",
         "ray",
+        "rich",
         "torch",
         "TransferQueue>=0.1.10",
     ],
     extras_require={
         "sglang": ["sglang==0.5.14"],
         "gpu": ["flash-attn"],
-        "demo": ["matplotlib", "rich", "tabulate"],
+        # prior.provider=v0
+        "v0": [
+            "huggingface_hub",
+            "safetensors",
+            "scikit-learn",
+            "scipy",
+            "sentence-transformers==6.2.0",
+            "tabpfn==9.2.0",
+            "tokenizers",
+            "transformers",
+        ],
+        # prior.provider=http, and the endpoint it asks
+        "http": ["fastapi>=0.165", "httpx", "prometheus-client", "pydantic", "uvicorn"],
+        "demo": ["matplotlib", "tabulate"],
     },
     entry_points={"verl.plugins": ["v05 = verl_v05.plugin"]},
 )

@@ -211,6 +211,23 @@ def test_a_pooling_projects_to_the_features_asked_for(kind: str) -> None:
     torch.testing.assert_close(adapter(*batch), expected)
 
 
+@pytest.mark.parametrize("kind", ["last_token", "mean"])
+def test_a_projected_pooling_drops_out_in_training_only(kind: str) -> None:
+    adapter = drawn(AdapterConfig(kind=kind, features=7, dropout=0.5))
+    batch = padded(token_states([4, 2]), "left")
+    expected = adapter.projection(adapter.pool(*batch))
+    torch.testing.assert_close(adapter(*batch), expected, rtol=0, atol=0)
+    adapter.train()
+    assert not torch.allclose(adapter(*batch), expected)
+
+
+@pytest.mark.parametrize("kind", ["last_token", "mean"])
+def test_a_pooling_without_a_projection_never_drops_out(kind: str) -> None:
+    adapter = make_adapter(WIDTH, AdapterConfig(kind=kind, dropout=0.5)).double().train()
+    batch = padded(token_states([4, 2]), "left")
+    torch.testing.assert_close(adapter(*batch), adapter.pool(*batch), rtol=0, atol=0)
+
+
 def test_kinds_are_built_by_name() -> None:
     assert isinstance(make_adapter(WIDTH, SMALL), ResidualQueryAdapter)
     assert len({type(make_adapter(WIDTH, AdapterConfig(kind=kind))) for kind in ADAPTERS}) == len(ADAPTERS)

@@ -16,6 +16,9 @@ import verl
 from verl.trainer.ppo.v1 import get_trainer_cls
 import verl_v05
 assert "site-packages" in verl_v05.__file__, verl_v05.__file__
+from value_model import ValueModel
+p = ValueModel.from_pretrained().predict(["1+2=", "3*4=", "5*4="], [1.0, -1.0, -1.0], ["6*4="])
+assert 0 < p[0] < 1
 print(get_trainer_cls("v05").__name__)
 """
 

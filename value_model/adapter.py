@@ -66,15 +66,20 @@ class ResidualQueryAdapter(Adapter):
 
 
 class Pooling(Adapter):
-    """One state a prompt, through a linear projection if the config gives a number of features."""
+    """One state a prompt, through a linear projection if the config gives a number of features.
+
+    In training the projection sees the pooled state with dropout, so that it does not learn the few prompts of a
+    small table by heart.
+    """
 
     def __init__(self, states_dim: int, config: AdapterConfig):
         super().__init__()
         self.width = config.features or states_dim
+        self.dropout = nn.Dropout(config.dropout if config.features else 0.0)
         self.projection = nn.Linear(states_dim, config.features) if config.features else nn.Identity()
 
     def forward(self, states_btd: Tensor, mask_bt: Tensor) -> Tensor:
-        return self.projection(self.pool(states_btd, mask_bt))
+        return self.projection(self.dropout(self.pool(states_btd, mask_bt)))
 
     @abstractmethod
     def pool(self, states_btd: Tensor, mask_bt: Tensor) -> Tensor:

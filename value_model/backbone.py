@@ -58,7 +58,7 @@ class Backbone(nn.Module):
     def batches(self, prompts: Sequence[str]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Yield (indices into ``prompts``, states, mask), prompts of similar length together."""
         tokens = self._tokens(prompts)
-        for indices in _by_length([len(t) for t in tokens], self.config.batch_tokens):
+        for indices in by_length([len(t) for t in tokens], self.config.batch_tokens):
             batch = self._pad([tokens[i] for i in indices])
             mask = batch["attention_mask"]
             yield indices, self(batch["input_ids"], mask), mask.bool()
@@ -88,7 +88,7 @@ def pad_states(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return pad_sequence(list(states), batch_first=True), mask
 
 
-def _by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Indices in batches of at most ``batch_tokens`` padded tokens (at least one prompt), longest first."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

@@ -45,7 +45,7 @@ class AdapterConfig:
     """From token states to the head's features.
 
     ``residual_query``: ``queries * dim`` features. ``last_token`` and ``mean``: the pooled state, projected to
-    ``features`` if that is given.
+    ``features`` if that is given. ``dropout`` is that of training, before the last projection.
     """
 
     kind: str = "residual_query"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from value_model.backbone import _by_length, pad_states
+from value_model.backbone import by_length, pad_states
 from value_model.cache import TextCache
 from value_model.model import ValueModel
 
@@ -42,7 +42,7 @@ class Embedder:
             yield from self.model.backbone.batches(texts)
             return
         states = self._cache.get(texts, self._states)
-        for indices in _by_length([len(s) for s in states], self.model.config.backbone.batch_tokens):
+        for indices in by_length([len(s) for s in states], self.model.config.backbone.batch_tokens):
             states_btd, mask_bt = pad_states([states[i] for i in indices])
             yield indices, states_btd.to(self.model.device).float(), mask_bt.to(self.model.device)
 
