@@ -5,7 +5,6 @@
 #   HEAD         of `python -m value_model.pretrain_head` OUT      folder for tables, model and figures
 set -euo pipefail
 data=${1:?DATA_FOLDER} encoder=${2:?ENCODER} head=${3:?HEAD} out=${4:?OUT}
-cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 python -m benchmarks.v0_public "$data" "$out/trajectories.parquet" --parts context
@@ -13,7 +12,7 @@ python -m value_model.trajectories "$out/trajectories.parquet" --out "$out/split
 
 # Only the adapter trains. The trainer holds out a fifth of its own prompts to choose the update to keep; its seed must
 # be another than the split's, which would hold out no prompt.
-python -m value_model.train --config recipes/value_model/laptop.yaml out="$out/run" device=cpu \
+python -m value_model.train --config "$(dirname "$0")/../recipes/value_model/laptop.yaml" out="$out/run" device=cpu \
   init.new.head_weights="$head" init.new.head.softmax_temperature=1.0 init.new.backbone.name="$encoder" \
   init.new.adapter.kind=mean init.new.adapter.features=6 init.new.adapter.dropout=0.5 \
   data.paths="[$out/split/train.parquet]" data.split_seed=1 \

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from recipes.demo.launch import train
 from recipes.demo.runs import Run, read_run
+from value_model.trajectories import read_trajectories
 from verl_v05 import advantages, fuse, squared_bias
 from verl_v05.allocation import rollout_target
 from verl_v05.state import FILE
@@ -20,6 +21,7 @@ from verl_v05.state import FILE
 pytestmark = pytest.mark.slow
 
 STEPS, SAVED_AT = 4, 2
+NO_VALIDATION = ["trainer.val_before_train=false"]
 SMALL = [
     "data.train_batch_size=24",
     "actor_rollout_ref.actor.ppo_mini_batch_size=12",  # two mini-batches of a varying number of rows
@@ -47,7 +49,7 @@ def resumed(task: Path, unbroken: Path, tmp_path_factory: pytest.TempPathFactory
     overrides = [
         *SMALL,
         "trainer.n_gpus_per_node=2",
-        "trainer.val_before_train=false",
+        *NO_VALIDATION,
         "trainer.resume_mode=resume_path",
         f"trainer.resume_from_path={checkpoint}",
     ]
@@ -112,6 +114,16 @@ def test_resumed_run_goes_on_with_the_same_prompts_and_priors(unbroken: Path, re
     before, after = (f.set_index("prompt_id")["prior"].sort_index() for f in (before, after))
     assert before.index.tolist() == after.index.tolist()
     np.testing.assert_array_equal(before, after)
+
+
+def test_a_grpo_run_records_the_trajectories_a_value_model_learns_from(task: Path, tmp_path: Path) -> None:
+    small = ["data.train_batch_size=24", "actor_rollout_ref.actor.ppo_mini_batch_size=24"]
+    train("grpo4", 0, task, tmp_path, Console(stderr=True), [*small, "trainer.test_freq=-1", *NO_VALIDATION], steps=2)
+    table = read_trajectories([tmp_path])
+    assert table.groupby("step").size().to_dict() == {1: 24, 2: 24}
+    assert (table["n"] == 4).all() and set((table["score"] + 1) * 2) <= {0, 1, 2, 3, 4}
+    logged = read_run(tmp_path / "metrics.jsonl", "grpo4", 0, rollouts_per_step=96).frame["critic/score/mean"]
+    np.testing.assert_allclose((table.groupby("step")["score"].mean() + 1) / 2, logged.loc[1:], atol=1e-6)
 
 
 def test_a_checkpoint_without_our_state_is_refused_with_the_way_out(task: Path, unbroken: Path, tmp_path: Path) -> None:

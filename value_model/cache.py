@@ -9,7 +9,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 
@@ -48,15 +48,24 @@ class TextCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         tensors = {f"{i}.{key}": value.contiguous() for i, (key, value) in enumerate(self._values.items())}
-        save_file(tensors, partial, metadata={"identity": self.identity})
-        os.replace(partial, path)
+        try:
+            save_file(tensors, partial, metadata={"identity": self.identity})
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def load(self, path: str | os.PathLike) -> None:
         """Add what :meth:`save` wrote.
 
         Raises:
-            ValueError: the file was made by something else than this cache's ``identity``.
+            ValueError: the file is damaged, or was made by something else than this cache's ``identity``.
         """
+        try:
+            self._read(path)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} is damaged or cannot be read: {error}; delete it") from error
+
+    def _read(self, path: str | os.PathLike) -> None:
         with safe_open(path, framework="pt") as file:
             identity = (file.metadata() or {}).get("identity", "")
             if identity != self.identity:

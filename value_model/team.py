@@ -66,9 +66,11 @@ def joined(device: str | None = None) -> Iterator[Team]:
     """Join the processes that torchrun started; without torchrun, a team of one.
 
     Args:
-        device: where to compute; None is this process's GPU if there is one, else the CPU.
+        device: where to compute; None is this process's GPU if there is one, else the CPU; "cuda" is this process's.
     """
-    device = device or (f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" or (device is None and torch.cuda.is_available()):
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    device = device or "cpu"
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     if not dist.is_torchelastic_launched():

@@ -19,6 +19,27 @@ from verl_v05.advantage import Advantages
 from verl_v05.prior import Outcome
 from verl_v05.rollout.record import StepRecord
 from verl_v05.rows import StepRows
+from verl_v05.settings import SettingsError
+
+TRAJECTORIES = "trajectories"
+
+
+def check_folder(config: DictConfig) -> None:
+    """Make the folder of the trajectories, so that a run that could not record ends before its first step.
+
+    Raises:
+        SettingsError: it cannot be made, or not be written to.
+    """
+    folder = config.trainer.default_local_dir
+    allowed = "a folder that the trainer's process can write to: each step's trajectories are recorded there"
+    try:
+        path = Path(folder) / TRAJECTORIES
+        path.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path, os.W_OK)
+    except OSError as error:
+        raise SettingsError(f"trainer.default_local_dir={folder!r} must be {allowed} ({error})") from error
+    if not writable:
+        raise SettingsError(f"trainer.default_local_dir={folder!r} must be {allowed}")
 
 
 def write_outcomes(config: DictConfig, step: int, outcomes: Sequence[Outcome]) -> Path:
@@ -40,7 +61,7 @@ def write_outcomes(config: DictConfig, step: int, outcomes: Sequence[Outcome]) -
     # A prompt that is twice in a batch is one measurement of more rollouts.
     table = pd.DataFrame(rows).groupby(names, as_index=False, sort=False).sum()
     table["score"] = (2 * table["successes"] / table["n"] - 1).clip(-1, 1)  # rounding may leave the interval
-    path = Path(trainer.default_local_dir) / "trajectories" / f"step_{step}.parquet"
+    path = Path(trainer.default_local_dir) / TRAJECTORIES / f"step_{step}.parquet"
     write_trajectories(table, path)
     return path
 

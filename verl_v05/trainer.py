@@ -28,7 +28,7 @@ from verl.utils.py_functional import rename_dict
 from verl_v05.contract import check_contract
 from verl_v05.estimator import StepInputs, step_inputs
 from verl_v05.metrics import step_metrics
-from verl_v05.recorder import write_outcomes, write_step
+from verl_v05.recorder import check_folder, write_outcomes, write_step
 from verl_v05.rollout.outcome import shaping_reward
 from verl_v05.rows import StepRows, match_rows
 from verl_v05.run_check import check_run
@@ -45,6 +45,7 @@ class V05Trainer(SyncTrainer):
     def __init__(self, config: DictConfig):
         check_contract()
         self.settings = check_run(config)
+        check_folder(config)
         super().__init__(config)
 
     def fit(self, agent_loop_manager: AgentLoopManager) -> None:

@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from value_model.serving.replica import Replica, ReplicaInfo
 
 logger = logging.getLogger(__name__)
 
+ATTEMPTS = 3  # a call that so many replicas are lost with is given up: it may be what kills them
+
 
 class PoolError(RuntimeError):
-    """No replica answers; replacements are on their way."""
+    """The replicas cannot load, or none answers a call."""
 
 
 @dataclass
@@ -46,6 +48,7 @@ class ReplicaPool:
     def __init__(self, replica: dict[str, Any], options: Sequence[dict[str, Any]], timeout_s: float):
         self._replica = replica
         self._timeout_s = timeout_s
+        self._identity: str | None = None  # of the weights that the run started with
         self.restarts = 0
         self._slots = [self._open(o) for o in options]
 
@@ -62,20 +65,32 @@ class ReplicaPool:
     def wait(self, timeout_s: float) -> ReplicaInfo:
         """Wait for all replicas to load.
 
+        Args:
+            timeout_s: for all of them together.
+
         Raises:
-            PoolError: one did not, with its reason.
+            PoolError: one did not, with its reason, or they loaded different weights.
         """
+        deadline = time.monotonic() + timeout_s
         for slot in self._slots:
             try:
-                slot.info = ray.get(slot.loading, timeout=timeout_s)
+                slot.info = ray.get(slot.loading, timeout=max(deadline - time.monotonic(), 0))
             except RayTaskError as error:
                 raise PoolError(f"a value model replica cannot load: {error.cause or error}") from error
-            except (RayActorError, GetTimeoutError) as error:
-                raise PoolError(f"a value model replica did not load in {timeout_s:g} s: {error}") from error
-        identities = {info.identity for info in self.infos}
+            except TimeoutError as error:
+                raise PoolError(
+                    f"a value model replica did not load in {timeout_s:g} s: raise load_timeout_s, or lower "
+                    "gpu_fraction if `ray status` says that Ray has no room for it"
+                ) from error
+            except RayError as error:
+                raise PoolError(f"a value model replica ended while it loaded: {error}") from error
+        infos = self.infos
+        identities = {info.identity for info in infos}
         if len(identities) != 1:
             raise PoolError(f"replicas loaded different weights ({', '.join(sorted(identities))}): same files needed")
-        return self.infos[0]
+        self._identity = infos[0].identity
+        logger.info("value model replicas: %s", ", ".join(f"{info.host} {info.device}" for info in infos))
+        return infos[0]
 
     def embed(self, prompts: Sequence[str]) -> np.ndarray:
         """Features of each prompt, (P, F)."""
@@ -103,19 +118,30 @@ class ReplicaPool:
         return [part for part in parts if len(part)]
 
     def _map(self, method: str, calls: Sequence[tuple]) -> list[np.ndarray]:
-        """One answer a call, in order; calls of a lost replica are asked of the others."""
+        """One answer a call, in order; calls of a lost replica are asked of the others.
+
+        Raises:
+            PoolError: no replica is loaded, or calls are still unanswered after ``ATTEMPTS``.
+        """
         answers: dict[int, np.ndarray] = {}
-        while len(answers) < len(calls):
+        for _ in range(ATTEMPTS):
             loaded = self._loaded()
             if not loaded:
                 raise PoolError(f"none of {self.size} value model replicas is loaded; {self.restarts} restarts so far")
-            open_calls = [i for i in range(len(calls)) if i not in answers]
-            asked = [(i, loaded[n % len(loaded)]) for n, i in enumerate(open_calls)]
-            refs = [(i, slot, getattr(slot.actor, method).remote(*calls[i])) for i, slot in asked]
-            deadline = time.monotonic() + self._timeout_s
-            for i, slot, ref in refs:
-                self._collect(answers, i, slot, ref, deadline)
-        return [answers[i] for i in range(len(calls))]
+            self._round(answers, method, calls, loaded)
+            if len(answers) == len(calls):
+                return [answers[i] for i in range(len(calls))]
+        raise PoolError(f"{method}: replicas were lost in each of {ATTEMPTS} attempts; {self.restarts} restarts so far")
+
+    def _round(self, answers: dict[int, np.ndarray], method: str, calls: Sequence[tuple], loaded: list[_Slot]) -> None:
+        """Ask the unanswered calls of the loaded replicas, in turn."""
+        open_calls = [i for i in range(len(calls)) if i not in answers]
+        asked = [(n, i, loaded[n % len(loaded)]) for n, i in enumerate(open_calls)]
+        refs = [(n, i, slot, getattr(slot.actor, method).remote(*calls[i])) for n, i, slot in asked]
+        started = time.monotonic()
+        for n, i, slot, ref in refs:
+            queued = n // len(loaded)  # calls that the replica answers before this one
+            self._collect(answers, i, slot, ref, started + (queued + 1) * self._timeout_s)
 
     def _collect(
         self, answers: dict[int, np.ndarray], index: int, slot: _Slot, ref: ray.ObjectRef, deadline: float
@@ -126,7 +152,7 @@ class ReplicaPool:
             answers[index] = ray.get(ref, timeout=max(deadline - time.monotonic(), 0))
         except RayTaskError as error:
             raise error.as_instanceof_cause() from error
-        except (RayActorError, GetTimeoutError) as error:
+        except RayError as error:  # died, stuck, or its answer was lost with its node
             self._replace(slot, error)
 
     def _loaded(self) -> list[_Slot]:
@@ -134,10 +160,16 @@ class ReplicaPool:
         for slot in self._slots:
             if slot.info is None and ray.wait([slot.loading], timeout=0)[0]:
                 try:
-                    slot.info = ray.get(slot.loading)
-                except (RayTaskError, RayActorError) as error:
+                    slot.info = self._checked(ray.get(slot.loading))
+                except (RayError, PoolError) as error:
                     self._replace(slot, error)
         return [slot for slot in self._slots if slot.info is not None]
+
+    def _checked(self, info: ReplicaInfo) -> ReplicaInfo:
+        """A replacement must be the same model: features of the first one are kept, and priors must not change."""
+        if self._identity not in (None, info.identity):
+            raise PoolError(f"a replacement loaded other weights ({info.identity}) than the run's ({self._identity})")
+        return info
 
     def _replace(self, slot: _Slot, error: Exception) -> None:
         logger.error("value model replica is lost (%s: %s); starting another", type(error).__name__, error)

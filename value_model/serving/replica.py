@@ -30,7 +30,7 @@ class Replica:
     Args:
         model: folder or hub id, None for the small model of the package.
         backbone: see :func:`value_model.checkpoint.load`.
-        device: "auto" (the accelerator Ray assigned, else the CPU) or a torch device.
+        device: "auto" (the GPU Ray assigned, else the CPU) or a torch device.
     """
 
     def __init__(self, model: str | None, backbone: str | None = None, device: str = "auto"):
@@ -39,11 +39,15 @@ class Replica:
 
     def load(self) -> ReplicaInfo:
         """Read the weights; to be called once, before anything else."""
+        import torch
+
         from value_model.checkpoint import load
 
         self._model = load(*self._source)
         if self._device == "auto":
             self._device = assigned_device()
+        if self._device.startswith("cuda"):
+            torch.cuda.set_device(torch.device(self._device).index or 0)  # else some calls open a context on GPU 0
         return ReplicaInfo(self._model.identity, self._device, socket.gethostname(), os.getpid())
 
     def embed(self, prompts: list[str]) -> np.ndarray:
@@ -73,14 +77,26 @@ class Replica:
 
 
 def assigned_device() -> str:
-    """The accelerator Ray gave this process, "cpu" where torch sees none."""
+    """The GPU Ray gave this process, as torch numbers it; "cpu" without one, or where torch sees none.
+
+    Raises:
+        RuntimeError: the assigned GPU is not among those that this process sees.
+    """
     import ray
     import torch
 
-    if not torch.cuda.is_available():
+    assigned = [str(i) for i in ray.get_runtime_context().get_accelerator_ids().get("GPU", [])]
+    if not assigned or not torch.cuda.is_available():
         return "cpu"
-    assigned = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-    # Ray hides the other GPUs unless told not to, which verl does: then the assigned number is torch's.
-    visible = torch.cuda.device_count()
-    index = int(assigned[0]) if assigned and visible > 1 else 0
-    return f"cuda:{index if index < visible else 0}"
+    count = torch.cuda.device_count()
+    if count == 1:  # Ray hides the others
+        return "cuda:0"
+    # Unless RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES is set: then torch counts along the variable's own list.
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [name.strip() for name in listed.split(",")] if listed else [str(i) for i in range(count)]
+    if assigned[0] not in names:
+        raise RuntimeError(
+            f"Ray assigned GPU {assigned[0]!r}, which is not in CUDA_VISIBLE_DEVICES={listed!r}; "
+            "set algorithm.v05.prior.kwargs.device, or unset RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
+        )
+    return f"cuda:{names.index(assigned[0])}"

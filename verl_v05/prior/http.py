@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import os
 import ssl
@@ -14,6 +13,7 @@ import httpx
 import numpy as np
 from ray.util.placement_group import PlacementGroup
 
+from value_model.serving.http_settings import TOKEN_ENV, is_loopback
 from verl_v05.prior.base import Outcome, Prior, Query
 
 KEY = "algorithm.v05.prior.kwargs"
@@ -43,7 +43,7 @@ class HttpPrior(Prior):
     def __init__(
         self,
         url: str,
-        token_env: str = "VERL_V05_PRIOR_TOKEN",
+        token_env: str = TOKEN_ENV,
         timeout_s: float = 60.0,
         batch_size: int = 256,
         retries: int = 2,
@@ -58,7 +58,7 @@ class HttpPrior(Prior):
         _require("allow_insecure", allow_insecure, type(allow_insecure) is bool, "true or false")
         token = os.environ.get(token_env, "").strip()
         _require("token_env", token_env, token.isascii() and token.isprintable(), "a variable holding printable ASCII")
-        in_clear = token and base.scheme == "http" and not _is_loopback(base.host)
+        in_clear = token and base.scheme == "http" and not is_loopback(base.host)
         allowed = f"https, as the token of {token_env} would travel in clear (or set {KEY}.allow_insecure=true)"
         _require("url", url, allow_insecure or not in_clear, allowed)
         self.url = f"{str(base).rstrip('/')}/v1/predict"
@@ -142,13 +142,6 @@ def _retry_after(response: httpx.Response, otherwise: float) -> float:
     """Seconds the server asks for, within reason; a date there is left unread."""
     asked = response.headers.get("Retry-After", "")
     return min(float(asked), MAX_BACKOFF_S) if asked.isdecimal() else otherwise
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _is_number(value: Any) -> bool:

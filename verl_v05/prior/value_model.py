@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ray.util.placement_group import PlacementGroup
+from safetensors import SafetensorError
 
 from value_model.cache import TextCache
 from value_model.serving.placement import replica_options
 from value_model.serving.pool import ReplicaPool
 from verl_v05.prior.base import Outcome, Prior, Query
 from verl_v05.prior.support_buffer import is_success
+
+logger = logging.getLogger(__name__)
 
 KEY = "algorithm.v05.prior.kwargs"
 
@@ -31,10 +36,11 @@ class ValueModelPrior(Prior):
         backbone: hub id or path of the encoder, where the checkpoint's own name cannot be reached.
         replicas_per_node: copies of the model on each node of the trainer.
         gpu_fraction: share of a GPU that Ray books for a replica, in (0, 1]; the trainer leaves a third.
-        timeout_s: a replica that takes longer for one call is replaced.
+        timeout_s: a replica that takes longer for one call is replaced; below ``prior.timeout_s``, which bounds all.
         load_timeout_s: the run does not start if the replicas take longer to load.
         cache_prompts: prompts whose features are kept.
-        cache_path: file the features are read from at start and written to with each checkpoint.
+        cache_path: file the features are read from at start and written to with each checkpoint; on storage that all
+            nodes see, as any of them may run the allocator.
         device: "auto" or a torch device.
     """
 
@@ -62,9 +68,18 @@ class ValueModelPrior(Prior):
         self._load_timeout_s = load_timeout_s
         self._cache = TextCache(cache_prompts)
         self._cache_path = cache_path
+        self._cache_failures = 0
         self._reset_step()
 
     def start(self, placement_groups: Sequence[PlacementGroup] = ()) -> None:
+        """See :class:`Prior`.
+
+        Raises:
+            ValueError: ``cache_path`` cannot be written, is damaged, or holds another model's features.
+            PoolError: a replica cannot load.
+        """
+        if self._cache_path is not None:
+            _require_writable_folder("cache_path", self._cache_path)
         options = replica_options(placement_groups, self._replicas_per_node, self._gpu_fraction)
         self._pool = ReplicaPool(self._replica, options, self._timeout_s)
         self._cache.identity = self._pool.wait(self._load_timeout_s).identity
@@ -88,8 +103,13 @@ class ValueModelPrior(Prior):
             self._predict_s += time.monotonic() - started
 
     def state_dict(self) -> dict[str, Any]:
+        """Nothing; writes the features to ``cache_path``, where a failure costs no more than embedding them again."""
         if self._cache_path is not None:
-            self._cache.save(self._cache_path)
+            try:
+                self._cache.save(self._cache_path)
+            except (OSError, SafetensorError):
+                logger.exception("features cannot be written to %s", self._cache_path)
+                self._cache_failures += 1
         return {}
 
     def metrics(self) -> dict[str, float]:
@@ -97,6 +117,7 @@ class ValueModelPrior(Prior):
             "replicas": self._pool.size,
             "replicas_loaded": len(self._pool.infos),
             "restarts": self._pool.restarts,  # since the run started
+            "cache_failures": self._cache_failures,  # since the run started
             "embedded": self._cache.misses - self._cache_seen[0],
             "cached": self._cache.hits - self._cache_seen[1],
             "embed_s": self._embed_s,
@@ -109,12 +130,22 @@ class ValueModelPrior(Prior):
         self._pool.close()
 
     def _embed(self, prompts: list[str]) -> list[torch.Tensor]:
-        return list(torch.from_numpy(self._pool.embed(prompts)))
+        # A row alone would keep the features of its whole batch alive.
+        return [row.clone() for row in torch.from_numpy(self._pool.embed(prompts))]
 
     def _reset_step(self) -> None:
         self._embed_s = 0.0
         self._predict_s = 0.0
         self._cache_seen = (self._cache.misses, self._cache.hits)
+
+
+def _require_writable_folder(key: str, path: str) -> None:
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(Path(path).parent, os.W_OK)
+    except OSError:
+        writable = False
+    _require(key, path, writable, "a file in a folder that the allocator's process can write to")
 
 
 def _require(key: str, value: object, ok: bool, allowed: str) -> None:

@@ -66,6 +66,8 @@ class Allocator:
         # One thread: predict and update are never concurrent, and a slow provider does not block the event loop.
         self._prior_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prior")
         self._timed_out: Future | None = None
+        self._lost_states = 0  # checkpoints without the prior's state, counted in the next step
+        self._metric_names: list[str] = []
 
     def fingerprint(self) -> str:
         """Identity of the code this process runs, to be compared with the driver's."""
@@ -114,6 +116,8 @@ class Allocator:
             shown = "\n  ".join(self._problems[:5])
             raise ValueError(f"{len(self._problems)} outcome reward(s) cannot be used, the first:\n  {shown}")
         record = self._records.pop(step)
+        record.prior_failures += self._lost_states
+        self._lost_states = 0
         for group in record.groups:
             del self._group_of[group.uid], self._batch_of[group.uid]
         outcomes = record.outcomes()
@@ -123,22 +127,25 @@ class Allocator:
         except Exception:
             logger.exception("prior did not learn from step %d", step)
             record.prior_failures += 1
-        try:
-            record.prior_metrics = await self._in_prior_thread(self.prior.metrics)
-        except Exception:
-            logger.exception("prior's metrics of step %d are lost", step)
+        record.prior_metrics = await self._metrics(step)
         return record
 
     async def state_dict(self) -> dict[str, Any]:
-        """JSON-serialisable state: support buffer and prior."""
-        prior = await self._in_prior_thread(self.prior.state_dict)
+        """JSON-serialisable state: support buffer and prior, None for one that does not give its state."""
+        try:
+            prior = await self._in_prior_thread(self.prior.state_dict)
+        except Exception:
+            # The policy's checkpoint is worth more than the prior's state; a run that resumes from it is told.
+            logger.exception("the checkpoint is without the prior's state")
+            self._lost_states += 1
+            prior = None
         return {"provider": self.settings.prior.provider, "prior": prior, "support": self.support.state_dict()}
 
     async def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`; with ``allow_missing_state``, another provider's state is left out.
+        """Restore :meth:`state_dict`; with ``allow_missing_state``, another provider's or a lost state is left out.
 
         Raises:
-            ValueError: the state was written by another provider.
+            ValueError: the state was written by another provider, or the prior's is missing in it.
         """
         theirs, ours = state["provider"], self.settings.prior.provider
         if theirs != ours and not self.settings.allow_missing_state:
@@ -146,8 +153,14 @@ class Allocator:
                 f"the checkpoint's prior is {theirs!r}, the run's algorithm.v05.prior.provider is {ours!r}; set it "
                 "back, or start with a fresh prior by algorithm.v05.allow_missing_state=true"
             )
+        lost = state["prior"] is None
+        if lost and not self.settings.allow_missing_state:
+            raise ValueError(
+                "the checkpoint is without the prior's state, as the prior did not answer when it was written; resume "
+                "from an earlier one, or start with a fresh prior by algorithm.v05.allow_missing_state=true"
+            )
         self.support.load_state_dict(state["support"])
-        if theirs == ours:
+        if theirs == ours and not lost:
             await self._in_prior_thread(self.prior.load_state_dict, state["prior"])
 
     async def _ask_prior(self, groups: Sequence[Group], context: list[Outcome] | None, record: StepRecord) -> None:
@@ -170,6 +183,16 @@ class Allocator:
         for group, p in zip(groups, probability, strict=True):
             group.prior = 2 * float(p) - 1
         record.prior_latency_s += time.monotonic() - asked_at
+
+    async def _metrics(self, step: int) -> dict[str, float]:
+        """The provider's metrics; NaN under the names it gave before where it does not answer."""
+        try:
+            metrics = await self._in_prior_thread(self.prior.metrics)
+        except Exception:
+            logger.exception("prior's metrics of step %d are lost", step)
+            return dict.fromkeys(self._metric_names, math.nan)
+        self._metric_names = list(metrics)
+        return metrics
 
     async def _in_prior_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call the provider; PriorError if it raises anything, TimeoutError if it takes too long."""
