@@ -14,7 +14,7 @@ python -m value_model.trajectories "$out/trajectories.parquet" --out "$out/split
 # be another than the split's, which would hold out no prompt.
 python -m value_model.train --config "$(dirname "$0")/../recipes/value_model/laptop.yaml" out="$out/run" device=cpu \
   init.new.head_weights="$head" init.new.head.softmax_temperature=1.0 init.new.backbone.name="$encoder" \
-  init.new.adapter.kind=mean init.new.adapter.features=6 init.new.adapter.dropout=0.5 \
+  init.new.adapter.kind=mean init.new.adapter.features=48 init.new.adapter.dropout=0.3 \
   data.paths="[$out/split/train.parquet]" data.split_seed=1 \
   tasks.window=0 tasks.own_step=true tasks.context_min=128 tasks.pairs=48 tasks.repeats=16 \
   optimizer.adapter_lr=1.0e-2 optimizer.tasks_per_update=2 optimizer.max_updates=60 \

@@ -3,14 +3,18 @@
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from recipes.demo.make import Settings, make_demo
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes minutes comes last."""
+    """What takes minutes comes last; what needs a GPU is skipped without one."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 
 
 @pytest.fixture(scope="session")

@@ -433,3 +433,33 @@ def test_a_round_is_decided_only_when_its_last_group_has_settled() -> None:
         assert await asyncio.gather(*early) == [2, 2]
 
     run(scenario())
+
+
+def test_a_checkpoint_is_written_without_the_state_of_a_prior_that_is_stuck(gate: threading.Event) -> None:
+    async def scenario() -> None:
+        allocator = scripted(lambda *_: gate.wait(15), timeout_s=0.2, support=SupportSettings(capacity=8, sample=2))
+        await step(allocator, 1, always_right("ab"))
+        state = json.loads(json.dumps(await allocator.state_dict()))
+        assert state["prior"] is None and len(state["support"]) == 2
+        gate.set()
+        await asyncio.sleep(0.1)
+        assert (await step(allocator, 2, always_right("ab"))).prior_failures == 2  # the lost state, and the answer True
+        with pytest.raises(ValueError, match="without the prior's state.*allow_missing_state=true"):
+            await scripted(always(0.5)).load_state_dict(state)
+        lenient = scripted(always(0.5), allow_missing_state=True)
+        await lenient.load_state_dict(state)
+        assert len(lenient.support) == 2
+
+    run(scenario())
+
+
+def test_metrics_keep_their_names_while_the_prior_does_not_give_them() -> None:
+    async def scenario() -> list[dict[str, float]]:
+        allocator = scripted(always(0.5))
+        answers = iter([{"speed": 2.0}])
+        allocator.prior.metrics = lambda: next(answers)  # raises StopIteration from the second step on
+        return [(await step(allocator, number, always_right("ab"))).prior_metrics for number in (1, 2)]
+
+    first, second = run(scenario())
+    assert first == {"speed": 2.0}
+    assert list(second) == ["speed"] and math.isnan(second["speed"])

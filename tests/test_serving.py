@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+import torch
 
 from value_model import ValueModel
 from value_model.serving.pool import PoolError, ReplicaPool
+from value_model.serving.replica import Replica
 from verl_v05.prior import Outcome, Query, make_prior
 from verl_v05.prior.value_model import ValueModelPrior
 from verl_v05.settings import PriorSettings, SettingsError
@@ -95,6 +97,22 @@ def test_a_replica_that_hangs_is_replaced_after_the_timeout(pool: ReplicaPool, t
     assert pool.restarts == 1
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_the_weights_are_away_between_answers_and_the_answers_are_the_cpus(
+    model_path: str, tiny_model: ValueModel
+) -> None:
+    replica = Replica(model_path, device="cuda:0")
+    replica.load()
+    assert torch.cuda.memory_allocated() == 0
+    features = replica.embed([*CONTEXT, *PROMPTS])
+    n = len(CONTEXT)
+    answered = replica.predict(features[:n], np.array(SCORES) >= 0, features[n:])
+    np.testing.assert_allclose(answered, tiny_model.predict(CONTEXT, SCORES, PROMPTS), atol=0.01)
+    assert torch.cuda.memory_allocated() > 0
+    replica.sleep()
+    assert torch.cuda.memory_allocated() < 2**20
+
+
 def test_an_error_of_the_model_is_raised_and_costs_no_replica(pool: ReplicaPool) -> None:
     features = pool.embed(CONTEXT)
     with pytest.raises(Exception, match="NaN|shape|size|dimension|must match"):
@@ -153,6 +171,18 @@ def test_features_survive_in_the_cache_file(prior: ValueModelPrior, model_path: 
     np.testing.assert_array_equal(again.predict(queries(PROMPTS), context(), step=1), answered)
     assert again.metrics()["embedded"] == 0
     again.close()
+
+
+def test_a_cache_that_cannot_be_written_is_refused_at_start_and_counted_later(
+    prior: ValueModelPrior, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    nowhere = ValueModelPrior(cache_path=str(tmp_path / "file" / "features.safetensors"))
+    with pytest.raises(ValueError, match="kwargs.cache_path='.*' is not allowed: it must be a file in a folder"):
+        nowhere.start()
+    prior._cache_path = nowhere._cache_path
+    assert prior.state_dict() == {}
+    assert prior.metrics()["cache_failures"] == 1
 
 
 @pytest.mark.parametrize(

@@ -209,3 +209,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="disk full"):
         fill(5, "a", "b")[0].save(path)
     assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("content", [b"", b"half a file"])
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "cache").write_bytes(content)
+    with pytest.raises(ValueError, match="cache is damaged or cannot be read.*delete it"):
+        TextCache(5).load(tmp_path / "cache")

@@ -27,7 +27,7 @@ from value_model.team import Team
 from value_model.tiny_encoder import TinyEncoderSettings, byte_tokenizer, write_tiny_encoder
 from value_model.train import BEST, LOG, MODEL, TRAINING, Trainer, TrainError, build_model, load_data, train
 from value_model.train_settings import SettingsError, TrainSettings, load_settings
-from value_model.trajectories import COLUMNS, check
+from value_model.trajectories import COLUMNS, check, read_trajectories, split_by_prompt, write_trajectories
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes" / "value_model").glob("*.yaml"))
@@ -295,6 +295,15 @@ def test_held_out_prompts_and_models_are_never_trained_on(files: Path, tmp_path:
 def test_validation_without_anything_held_out_is_refused(files: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="needs held-out data"):
         load_data(settings_of(files, tmp_path / "out", "data.heldout_models=[]", "data.heldout_prompts=0"))
+
+
+def test_a_table_split_with_the_same_seed_before_is_refused(files: Path, tmp_path: Path) -> None:
+    table = read_trajectories([files / "table.parquet"])
+    write_trajectories(split_by_prompt(table, {"train": 0.8, "validation": 0.2}, 0)["train"], tmp_path / "t.parquet")
+    changes = [f"data.paths=[{tmp_path / 't.parquet'}]", "data.heldout_models=[]", "data.heldout_prompts=0.2"]
+    with pytest.raises(SettingsError, match=r"split_seed=0 holds out none of the \d+ prompts"):
+        load_data(settings_of(files, tmp_path / "out", *changes))
+    assert load_data(settings_of(files, tmp_path / "out", *changes, "data.split_seed=1")).validation is not None
 
 
 def test_tasks_that_cannot_be_shared_out_are_refused(files: Path, tmp_path: Path) -> None:

@@ -307,9 +307,14 @@ def _validation_tasks(table: pd.DataFrame, settings: TrainSettings) -> MetaTasks
             "data.heldout_models, or validation.every=0"
         )
     shares = {"train": 1 - data.heldout_prompts, "validation": data.heldout_prompts}
-    asked = set(split_by_prompt(table, shares, data.split_seed)["validation"]["prompt"]) or None
+    asked = set(split_by_prompt(table, shares, data.split_seed)["validation"]["prompt"])
+    if data.heldout_prompts and not asked:
+        raise SettingsError(
+            f"data.heldout_prompts={data.heldout_prompts:g} with data.split_seed={data.split_seed} holds out none of "
+            f"the {table['prompt'].nunique()} prompts: a table that was itself split with this seed needs another one"
+        )
     rows = table[table["model"].isin(data.heldout_models)] if data.heldout_models else table
-    return MetaTasks(rows, _validation_settings(settings.tasks, settings.validation), settings.seed, asked)
+    return MetaTasks(rows, _validation_settings(settings.tasks, settings.validation), settings.seed, asked or None)
 
 
 def _validation_settings(tasks: MetaTaskSettings, validation: ValidationSettings) -> MetaTaskSettings:

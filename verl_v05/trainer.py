@@ -57,6 +57,7 @@ class V05Trainer(SyncTrainer):
             if state is not None:
                 ray.get(self._allocator.load_state_dict.remote(state))
         super().fit(agent_loop_manager)
+        ray.get(self._allocator.close.remote())
 
     def _policy_placement_groups(self) -> list[PlacementGroup]:
         """Of the policy's ranks, one a node."""

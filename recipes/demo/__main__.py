@@ -20,16 +20,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument(
+        "--method", default="v05", help="of run.sh; v05_v0 asks the value model, not the prompts' history"
+    )
     args = parser.parse_args()
 
     console, started = Console(), time.monotonic()
-    task, out = args.out / "task", args.out / f"v05_{args.seed}"
+    task, out = args.out / "task", args.out / f"{args.method}_{args.seed}"
     make_demo(task, Settings(), console)
     try:
-        train("v05", args.seed, task, out, console, steps=args.steps)
+        train(args.method, args.seed, task, out, console, steps=args.steps)
     except RunFailedError as error:
         raise SystemExit(str(error)) from None
-    run = read_run(out / "metrics.jsonl", "v05", args.seed, rollouts_per_step=0)
+    run = read_run(out / "metrics.jsonl", args.method, args.seed, rollouts_per_step=0)
     picture = out / "run.png"
     draw_run(run, picture)
     console.print(summary_table(run))

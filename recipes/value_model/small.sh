@@ -9,7 +9,7 @@ shift
 data=recipes/value_model/data
 
 head=$out/head/head.v2.5.safetensors
-[[ -f $head ]] || python -m value_model.pretrain_head --out "$out/head"
+[[ -f $out/head/head.json ]] || python -m value_model.pretrain_head --out "$out/head"
 [[ -f $out/simulated.parquet ]] || python -m recipes.value_model.simulate --out "$out/simulated.parquet"
 python -m value_model.train --config recipes/value_model/small.yaml out="$out" \
   init.new.head_weights="$head" "data.paths=[$out/simulated.parquet,$data/policies.parquet]" "$@"

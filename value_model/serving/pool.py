@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import ray
+import torch
 from ray.exceptions import RayError, RayTaskError
 
 from value_model.serving.replica import Replica, ReplicaInfo
 
 logger = logging.getLogger(__name__)
 
+EMBED_AT_ONCE = 256  # prompts a call: timeout_s must suffice for so many, however large the step
 ATTEMPTS = 3  # a call that so many replicas are lost with is given up: it may be what kills them
 
 
@@ -94,8 +96,8 @@ class ReplicaPool:
 
     def embed(self, prompts: Sequence[str]) -> np.ndarray:
         """Features of each prompt, (P, F)."""
-        parts = self._map("embed", [([prompts[i] for i in chunk],) for chunk in self._chunks(len(prompts))])
-        return np.concatenate(parts)
+        chunks = self._chunks(len(prompts), -(-len(prompts) // EMBED_AT_ONCE))
+        return np.concatenate(self._map("embed", [([prompts[i] for i in chunk],) for chunk in chunks]))
 
     def predict(self, context_cf: np.ndarray, labels_c: np.ndarray, queries_qf: np.ndarray) -> np.ndarray:
         """Success probabilities, (Q,)."""
@@ -113,8 +115,9 @@ class ReplicaPool:
         for slot in self._slots:
             ray.kill(slot.actor)
 
-    def _chunks(self, count: int) -> list[np.ndarray]:
-        parts = np.array_split(np.arange(count), max(len(self._loaded()), 1))
+    def _chunks(self, count: int, least: int = 1) -> list[np.ndarray]:
+        """Indices in equal parts: one a replica, or ``least`` if that is more."""
+        parts = np.array_split(np.arange(count), max(len(self._loaded()), least, 1))
         return [part for part in parts if len(part)]
 
     def _map(self, method: str, calls: Sequence[tuple]) -> list[np.ndarray]:
@@ -151,7 +154,9 @@ class ReplicaPool:
         try:
             answers[index] = ray.get(ref, timeout=max(deadline - time.monotonic(), 0))
         except RayTaskError as error:
-            raise error.as_instanceof_cause() from error
+            if not isinstance(error.cause, torch.AcceleratorError):
+                raise error.as_instanceof_cause() from error
+            self._replace(slot, error)  # a process that has seen one cannot use its GPU again
         except RayError as error:  # died, stuck, or its answer was lost with its node
             self._replace(slot, error)
 

@@ -24,7 +24,7 @@ class ReplicaInfo:
 class Replica:
     """Ray actor (a plain class here). Stateless but for its weights: a new one can take its place at any time.
 
-    Between :meth:`sleep` and the next call the weights are in host memory, so that on a GPU the model takes nothing
+    Between :meth:`sleep` and the next call the weights are in host memory, so that on a GPU the model takes little
     from the rollout engine's KV cache or from training.
 
     Args:

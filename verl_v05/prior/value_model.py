@@ -35,7 +35,7 @@ class ValueModelPrior(Prior):
         model: folder or hub id of the value model; None is the small one of the package.
         backbone: hub id or path of the encoder, where the checkpoint's own name cannot be reached.
         replicas_per_node: copies of the model on each node of the trainer.
-        gpu_fraction: share of a GPU that Ray books for a replica, in (0, 1]; the trainer leaves a third.
+        gpu_fraction: share of a GPU that Ray books for a replica, in (0, 1]; verl's workers book a third of it.
         timeout_s: a replica that takes longer for one call is replaced; below ``prior.timeout_s``, which bounds all.
         load_timeout_s: the run does not start if the replicas take longer to load.
         cache_prompts: prompts whose features are kept.

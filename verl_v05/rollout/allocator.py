@@ -78,6 +78,10 @@ class Allocator:
         # Not under prior.timeout_s: loading a value model has its own limit, and cannot be missed.
         await asyncio.wrap_future(self._prior_thread.submit(self.prior.start, placement_groups))
 
+    async def close(self) -> None:
+        """End what the provider started."""
+        await self._in_prior_thread(self.prior.close)
+
     async def open_batch(self, step: int, uids: Sequence[str], queries: Sequence[Query]) -> None:
         """Register a batch's groups and start asking for their priors."""
         groups = [Group(uid, query, spent=self.settings.k_init) for uid, query in zip(uids, queries, strict=True)]
