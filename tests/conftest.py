@@ -1,8 +1,10 @@
 """What tests share: their order, and the demo's task."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from rich.console import Console
 
@@ -23,3 +25,11 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("task") / "task"
     make_demo(path, Settings(clean_steps=200, mixed_steps=100), Console(stderr=True))
     return path
+
+
+@pytest.fixture(scope="module")
+def small_cluster() -> Iterator[None]:
+    """Ray on this machine, for a module's replicas."""
+    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+    yield
+    ray.shutdown()

@@ -8,32 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tiny_value_model import build_adapter
+from tests.tiny_value_model import RELEASED_ADAPTER, build_adapter
 from value_model.adapter import Adapter, ResidualQueryAdapter, last_token, make_adapter
 from value_model.config import ADAPTERS, AdapterConfig
 
 WIDTH = 20
 SMALL = AdapterConfig(queries=5, dim=6, heads=3, bottleneck=8)
-
-RELEASED = {
-    "static_queries": (1, 168, 6),
-    "generator.0.weight": (128, 1024),
-    "generator.0.bias": (128,),
-    "generator.1.weight": (128,),
-    "generator.1.bias": (128,),
-    "generator.4.weight": (1008, 128),
-    "generator.4.bias": (1008,),
-    "proj_kv.weight": (6, 1024),
-    "proj_kv.bias": (6,),
-    "mha.in_proj_weight": (18, 6),
-    "mha.in_proj_bias": (18,),
-    "mha.out_proj.weight": (6, 6),
-    "mha.out_proj.bias": (6,),
-    "ln_q.weight": (6,),
-    "ln_q.bias": (6,),
-    "ln_kv.weight": (6,),
-    "ln_kv.bias": (6,),
-}
 
 
 def drawn(config: AdapterConfig, std: float = 0.5) -> Adapter:
@@ -100,7 +80,7 @@ def norm_of(p: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
 
 def test_the_default_adapter_has_the_released_parameters() -> None:
     adapter = make_adapter(1024, AdapterConfig())
-    assert {name: tuple(tensor.shape) for name, tensor in adapter.state_dict().items()} == RELEASED
+    assert {name: tuple(tensor.shape) for name, tensor in adapter.state_dict().items()} == RELEASED_ADAPTER
     assert sum(p.numel() for p in adapter.parameters()) == 268_838
     assert adapter.width == 1008
 
@@ -172,7 +152,7 @@ def test_a_trained_generator_makes_the_queries_the_prompts_own() -> None:
 
 def test_more_layers_keep_the_first_layers_names() -> None:
     config = AdapterConfig(queries=5, bottleneck=8, layers=3)
-    names = set(make_adapter(1024, config).state_dict()) - set(RELEASED)
+    names = set(make_adapter(1024, config).state_dict()) - set(RELEASED_ADAPTER)
     assert {name.rsplit(".mha")[0].split(".")[0] for name in names} == {"more_mha"}
     assert {int(name.split(".")[1]) for name in names} == {0, 1}
 

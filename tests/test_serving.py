@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 from value_model import ValueModel
@@ -35,15 +34,8 @@ def model_path(tiny_model: ValueModel, tmp_path_factory: pytest.TempPathFactory)
     return str(path)
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
-def pool(cluster: None, model_path: str) -> Iterator[ReplicaPool]:
+def pool(small_cluster: None, model_path: str) -> Iterator[ReplicaPool]:
     pool = ReplicaPool({"model": model_path}, [{"num_cpus": 0}] * 2, timeout_s=PATIENCE_S)
     pool.wait(PATIENCE_S)
     yield pool
@@ -120,7 +112,9 @@ def test_an_error_of_the_model_is_raised_and_costs_no_replica(pool: ReplicaPool)
     assert pool.restarts == 0 and len(pool.infos) == 2
 
 
-def test_a_model_that_cannot_be_loaded_is_an_error_at_start_with_its_reason(cluster: None, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_an_error_at_start_with_its_reason(
+    small_cluster: None, tmp_path: Path
+) -> None:
     pool = ReplicaPool({"model": str(tmp_path)}, [{"num_cpus": 0}], timeout_s=PATIENCE_S)
     with pytest.raises(PoolError, match="cannot load.*no value model"):
         pool.wait(PATIENCE_S)
@@ -136,7 +130,7 @@ def context() -> list[Outcome]:
 
 
 @pytest.fixture
-def prior(cluster: None, model_path: str, tmp_path: Path) -> Iterator[ValueModelPrior]:
+def prior(small_cluster: None, model_path: str, tmp_path: Path) -> Iterator[ValueModelPrior]:
     settings = PriorSettings("v0", {"model": model_path, "cache_path": str(tmp_path / "features.safetensors")})
     prior = make_prior(settings)
     prior.start()

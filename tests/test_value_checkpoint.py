@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
-from tests.tiny_value_model import build_adapter, build_head, write_encoder
+from tests.tiny_value_model import RELEASED_ADAPTER, build_adapter, build_head, write_encoder
 from value_model import checkpoint
 from value_model.backbone import Backbone
 from value_model.checkpoint import CheckpointError
@@ -345,26 +345,7 @@ def test_the_released_encoders_weights_are_saved_again(encoder: Path, released: 
 
 def test_the_released_names_and_shapes_at_their_own_width(tmp_path: Path) -> None:
     wide = write_encoder(tmp_path / "wide", width=1024, layers=1)
-    shapes = {
-        "static_queries": (1, 168, 6),
-        "generator.0.weight": (128, 1024),
-        "generator.0.bias": (128,),
-        "generator.1.weight": (128,),
-        "generator.1.bias": (128,),
-        "generator.4.weight": (1008, 128),
-        "generator.4.bias": (1008,),
-        "proj_kv.weight": (6, 1024),
-        "proj_kv.bias": (6,),
-        "mha.in_proj_weight": (18, 6),
-        "mha.in_proj_bias": (18,),
-        "mha.out_proj.weight": (6, 6),
-        "mha.out_proj.bias": (6,),
-        "ln_q.weight": (6,),
-        "ln_q.bias": (6,),
-        "ln_kv.weight": (6,),
-        "ln_kv.bias": (6,),
-    }
-    adapter = {name: torch.randn(shape) for name, shape in shapes.items()}
+    adapter = {name: torch.randn(shape) for name, shape in RELEASED_ADAPTER.items()}
     encoder_state = Backbone(BackboneConfig(name=str(wide))).encoder.state_dict()
     state = {**{f"backbone.{name}": tensor for name, tensor in encoder_state.items()}, **adapter_keys(adapter)}
     folder = write_released(tmp_path / "v0", {f"module.{name}": tensor for name, tensor in state.items()})

@@ -20,6 +20,27 @@ from value_model.config import AdapterConfig, BackboneConfig, HeadConfig, ValueM
 from value_model.head import InContextHead, build_network
 from value_model.model import ValueModel
 
+# Names and shapes of the adapter in the public V0 code.
+RELEASED_ADAPTER = {
+    "static_queries": (1, 168, 6),
+    "generator.0.weight": (128, 1024),
+    "generator.0.bias": (128,),
+    "generator.1.weight": (128,),
+    "generator.1.bias": (128,),
+    "generator.4.weight": (1008, 128),
+    "generator.4.bias": (1008,),
+    "proj_kv.weight": (6, 1024),
+    "proj_kv.bias": (6,),
+    "mha.in_proj_weight": (18, 6),
+    "mha.in_proj_bias": (18,),
+    "mha.out_proj.weight": (6, 6),
+    "mha.out_proj.bias": (6,),
+    "ln_q.weight": (6,),
+    "ln_q.bias": (6,),
+    "ln_kv.weight": (6,),
+    "ln_kv.bias": (6,),
+}
+
 torch.set_num_threads(1)  # more than one only costs time at these sizes
 
 
