@@ -655,14 +655,11 @@ def test_the_value_model_answers_over_http_as_in_process(which: str, tmp_path: P
 
 
 def value_model(which: str, folder: Path) -> Any:
-    """A tiny model of random weights, or the small one of the package where there is one."""
+    """A tiny model of random weights, or the small one of the package."""
     pytest.importorskip("tabpfn")
     from tests.tiny_value_model import build_model, write_encoder
-    from value_model.checkpoint import SMALL
     from value_model.model import ValueModel
 
-    if which == "small" and not SMALL.exists():
-        pytest.skip(f"{SMALL} is not there")
     return build_model(write_encoder(folder / "backbone")) if which == "tiny" else ValueModel.from_pretrained()
 
 
