@@ -463,3 +463,13 @@ def test_metrics_keep_their_names_while_the_prior_does_not_give_them() -> None:
     first, second = run(scenario())
     assert first == {"speed": 2.0}
     assert list(second) == ["speed"] and math.isnan(second["speed"])
+
+
+def test_a_prior_that_is_stuck_does_not_fail_a_run_that_is_over(gate: threading.Event) -> None:
+    async def scenario() -> None:
+        allocator = scripted(lambda *_: gate.wait(15), timeout_s=0.2)
+        await step(allocator, 1, always_right("ab"))
+        await allocator.close()
+        gate.set()
+
+    run(scenario())

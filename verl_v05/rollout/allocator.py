@@ -79,8 +79,11 @@ class Allocator:
         await asyncio.wrap_future(self._prior_thread.submit(self.prior.start, placement_groups))
 
     async def close(self) -> None:
-        """End what the provider started."""
-        await self._in_prior_thread(self.prior.close)
+        """End what the provider started; a provider that cannot be ended does not fail a run that is over."""
+        try:
+            await self._in_prior_thread(self.prior.close)
+        except Exception:
+            logger.exception("the prior's provider did not close; its processes end with this one")
 
     async def open_batch(self, step: int, uids: Sequence[str], queries: Sequence[Query]) -> None:
         """Register a batch's groups and start asking for their priors."""
