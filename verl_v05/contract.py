@@ -1,8 +1,9 @@
 """What we rely on in verl, checked before a run instead of failing inside one.
 
 verl's public extension points are enough for the prior, the rollouts and the CPU platform; the private
-methods overridden in ``trainer.py``, ``rollout/worker.py``, ``rollout/manager.py`` and ``platform/cpu_engine.py`` are
-pinned here: by signature where ours calls verl's, by source where ours replaces verl's body.
+methods overridden in ``sync_trainer.py``, ``trainer.py``, ``rollout/worker.py``, ``rollout/manager.py`` and
+``platform/cpu_engine.py`` are pinned here: by signature where ours calls verl's, by source where ours replaces verl's
+body.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ SIGNATURES = {
     f"{_TRAINER}._load_checkpoint": "(self)",
     f"{_TRAINER}._save_checkpoint": "(self)",
     f"{_TRAINER}._compute_advantage": "(self, batch, metrics)",
+    f"{_TRAINER}._compute_metrics": "(self, batch, metrics, timing_raw, global_steps, epoch)",
     f"{_TRAINER}._get_required_batch_multiple": "(self, dp_size)",
     f"{_WORKER}._run_agent_loop": "(self, sampling_params, trajectory, *, agent_name, trace, **kwargs)",
     f"{_WORKER}._agent_loop_postprocess": "(self, output, validate, **kwargs)",
@@ -48,10 +50,12 @@ SOURCES = {
 
 _ENGINE = "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead"
 
-# Checked where the CPU engines are registered, since only training workers import verl's.
+# Checked where the CPU engines are registered, since not every process imports verl's.
 CPU_ENGINE_SIGNATURES = {
     f"{_ENGINE}._build_fsdp_module": "(self, module)",
+    f"{_ENGINE}._build_module": "(self)",
     f"{_ENGINE}.get_per_tensor_param": "(self, layered_summon, base_sync_done, **kwargs)",
+    "verl.utils.model:load_valuehead_model": "(local_path, torch_dtype, model_config, trust_remote_code)",
 }
 
 

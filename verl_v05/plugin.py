@@ -2,8 +2,8 @@
 
 verl imports plugins at the end of its own import, in every process, and hides what they raise. So this module
 does little (it must not slow down processes that never train) and nothing that may fail: the CPU platform is
-registered at once; trainer and estimator follow when verl's V1 trainer is imported, outside verl's reach,
-where an error is an error.
+registered at once; trainer and estimator follow when verl's V1 trainer is imported, the CPU engines when its
+engines are, outside verl's reach, where an error is an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 
 from verl_v05.contract import check_version
 
-TRAINER_PACKAGE = "verl.trainer.ppo.v1"
+# What registers itself with a package of verl's, once that is imported.
+FOLLOWERS = {"verl.trainer.ppo.v1": "verl_v05.trainer", "verl.workers.engine": "verl_v05.platform.cpu_engine"}
 
 
 class _ThenImport(Loader):
@@ -44,14 +45,14 @@ class _ThenImport(Loader):
         return getattr(self._loader, name)
 
 
-class RegisterWithTrainer(MetaPathFinder):
-    """Imports ``verl_v05.trainer``, which registers itself, once verl's V1 trainer package is imported."""
+class RegisterWithVerl(MetaPathFinder):
+    """Imports our modules of ``FOLLOWERS`` after verl's."""
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
-        if fullname != TRAINER_PACKAGE:
+        if fullname not in FOLLOWERS:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
-        spec.loader = _ThenImport(spec.loader, "verl_v05.trainer")
+        spec.loader = _ThenImport(spec.loader, FOLLOWERS[fullname])
         return spec
 
 
@@ -59,8 +60,8 @@ def register() -> None:
     """Idempotent."""
     import_module("verl_v05.platform.cpu")
     OmegaConf.register_new_resolver("verl_v05_plugin", _answer, replace=True)
-    if not any(isinstance(finder, RegisterWithTrainer) for finder in sys.meta_path):
-        sys.meta_path.insert(0, RegisterWithTrainer())
+    if not any(isinstance(finder, RegisterWithVerl) for finder in sys.meta_path):
+        sys.meta_path.insert(0, RegisterWithVerl())
 
 
 def platform() -> str:

@@ -1,14 +1,20 @@
-"""Verl's synchronous V1 trainer under another name, as a base, and as one that records trajectories."""
+"""Verl's synchronous V1 trainer: as a base with a name of its own that counts costs, and as one that records outcomes."""
 
 from __future__ import annotations
+
+import os
+import time
+from typing import Any
 
 import transfer_queue as tq
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
+from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_v05.contract import check_contract
+from verl_v05.cost import Cost, discarded_rollouts, load_cost, save_cost
 from verl_v05.prior import Outcome
 from verl_v05.prompt import make_query
 from verl_v05.recorder import check_folder, write_outcomes
@@ -19,7 +25,40 @@ RECORDED = "sync_recorded"
 
 
 class SyncTrainer(PPOTrainerSync):
-    """``PPOTrainerSync`` that can be registered under a name of its own."""
+    """``PPOTrainerSync`` that can be registered under a name of its own and logs what the run has cost so far.
+
+    A subclass calls :meth:`_spend` once a step, when its rollouts are known.
+    """
+
+    def fit(self, agent_loop_manager: AgentLoopManager) -> None:
+        self._cost = load_cost(self._checkpoint_folder(resumed=True)) if self.global_steps > 0 else Cost()
+        super().fit(agent_loop_manager)
+
+    def on_step_begin(self) -> None:
+        super().on_step_begin()
+        self._step_began = time.monotonic()
+
+    def _spend(self, rollouts: int, response_tokens: float, metrics: dict[str, Any]) -> None:
+        """Count a step's rollouts, and those that were filtered out, which are taken to be as long as the others."""
+        discarded = discarded_rollouts(metrics, self.config.actor_rollout_ref.rollout.n)
+        self._cost = self._cost.spend(rollouts + discarded, response_tokens * (1 + discarded / max(rollouts, 1)))
+
+    def _save_checkpoint(self) -> None:
+        save_cost(self._checkpoint_folder(), self._cost.wait(time.monotonic() - self._step_began))
+        super()._save_checkpoint()
+
+    def _compute_metrics(
+        self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
+    ) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
+        self._cost = self._cost.wait(timing_raw["step"])
+        metrics.update(self._cost.metrics())
+
+    def _checkpoint_folder(self, resumed: bool = False) -> str:
+        trainer = self.config.trainer
+        if resumed and trainer.resume_mode == "resume_path":
+            return trainer.resume_from_path
+        return os.path.join(trainer.default_local_dir, f"global_step_{self.global_steps}")
 
     @property
     def trainer_mode(self) -> str:
@@ -44,7 +83,9 @@ class RecordedTrainer(SyncTrainer):
         super().__init__(config)
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        write_outcomes(self.config, self.global_steps, batch_outcomes(batch))
+        outcomes = batch_outcomes(batch)
+        self._spend(sum(o.k for o in outcomes), response_tokens(batch), metrics)
+        write_outcomes(self.config, self.global_steps, outcomes)
         return super()._compute_advantage(batch, metrics)
 
 
@@ -57,6 +98,11 @@ def batch_outcomes(batch: KVBatchMeta) -> list[Outcome]:
         queries[uid] = make_query(prompt, source)
         rewards.setdefault(uid, []).append(outcome_reward(extra.get("reward_extra_info", {}), OutcomeSettings()))
     return [Outcome(queries[uid], (sum(r) / len(r) + 1) / 2, len(r)) for uid, r in rewards.items()]
+
+
+def response_tokens(batch: KVBatchMeta) -> int:
+    """Response tokens of the batch's real rows."""
+    return sum(tag["response_len"] for tag in batch.tags if not tag.get("is_padding", False))
 
 
 def _last_outputs(batch: KVBatchMeta) -> list[str]:

@@ -6,12 +6,11 @@ What it changes in ``PPOTrainerSync``, and nothing else:
 - checkpoint: the support buffer and the prior are saved before verl marks the checkpoint as complete,
   and restored before the first step.
 
-All overrides of private methods of verl's trainer are in this file and pinned in ``verl_v05.contract``.
+All overrides of private methods of verl's trainer are in this file and ``sync_trainer.py``, and pinned in
+``verl_v05.contract``.
 """
 
 from __future__ import annotations
-
-import os
 
 import numpy as np
 import ray
@@ -33,7 +32,7 @@ from verl_v05.rollout.outcome import shaping_reward
 from verl_v05.rows import StepRows, match_rows
 from verl_v05.run_check import check_run
 from verl_v05.state import load_state, save_state
-from verl_v05.sync_trainer import SyncTrainer
+from verl_v05.sync_trainer import SyncTrainer, response_tokens
 
 NAME = "v05"
 
@@ -65,12 +64,6 @@ class V05Trainer(SyncTrainer):
         role = next(r for r in (Role.Actor, Role.ActorRolloutRef, Role.ActorRollout) if r in manager.mapping)
         return manager.get_resource_pool(role).get_placement_groups()
 
-    def _checkpoint_folder(self, resumed: bool = False) -> str:
-        trainer = self.config.trainer
-        if resumed and trainer.resume_mode == "resume_path":
-            return trainer.resume_from_path
-        return os.path.join(trainer.default_local_dir, f"global_step_{self.global_steps}")
-
     def _save_checkpoint(self) -> None:
         save_state(self._checkpoint_folder(), ray.get(self._allocator.state_dict.remote()))
         super()._save_checkpoint()
@@ -81,7 +74,8 @@ class V05Trainer(SyncTrainer):
         inputs = StepInputs(rows, self._shaping(batch, rows), self.settings)
         with step_inputs(inputs):
             batch = super()._compute_advantage(batch, metrics)
-        tokens = sum(tag["response_len"] for tag, pad in zip(batch.tags, _is_padding(batch), strict=True) if not pad)
+        tokens = response_tokens(batch)
+        self._spend(int(record.column("spent").sum()), tokens, metrics)
         metrics.update(step_metrics(record, rows, inputs.result, self.settings, tokens))
         write_outcomes(self.config, self.global_steps, record.outcomes())
         if self.settings.record_dir:

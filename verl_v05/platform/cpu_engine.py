@@ -1,13 +1,14 @@
-"""FSDP2 engines for device "cpu"; loaded in training workers through ``model.external_lib``."""
+"""FSDP2 engines for device "cpu"; imported when verl's engines are."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.multiprocessing.reductions import reduce_tensor  # torch's own, taken before sglang replaces it
+from transformers import AutoModelForTokenClassification, PretrainedConfig, PreTrainedModel
 
 
 class ShmTensor(torch.Tensor):
@@ -19,6 +20,19 @@ class ShmTensor(torch.Tensor):
 
     def __reduce_ex__(self, protocol: int) -> tuple:
         return reduce_tensor(self.as_subclass(torch.Tensor))
+
+
+def load_value_model(
+    local_path: str, torch_dtype: torch.dtype, model_config: PretrainedConfig, trust_remote_code: bool
+) -> PreTrainedModel:
+    """``verl.utils.model.load_valuehead_model`` without flash-attn: a token classifier with one label."""
+    return AutoModelForTokenClassification.from_pretrained(
+        local_path,
+        dtype=torch_dtype,
+        config=model_config,
+        attn_implementation="sdpa",
+        trust_remote_code=trust_remote_code,
+    )
 
 
 def _register() -> None:
@@ -57,10 +71,9 @@ def _register() -> None:
 
     @EngineRegistry.register(model_type="value_model", backend=["fsdp", "fsdp2"], device="cpu")
     class CpuEngineWithValueHead(OnCpu, FSDPEngineWithValueHead):
-        pass
+        def _build_module(self) -> torch.nn.Module:
+            with patch("verl.utils.model.load_valuehead_model", load_value_model):  # verl's asks for flash-attn
+                return super()._build_module()
 
 
-# external_lib is imported by sglang's servers and the driver too; only training workers, which carry this
-# variable of verl's, have any use for the engines and should pay for their import.
-if "WG_BACKEND" in os.environ:
-    _register()
+_register()

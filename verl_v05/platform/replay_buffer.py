@@ -1,9 +1,14 @@
-"""verl's replay buffer for steps of a second: it looks for finished prompts every 50 ms, not every 2 s."""
+"""verl's replay buffer for steps of a second: it looks for finished prompts every 50 ms, not every 2 s.
+
+verl tells a custom sampler nothing of ``algorithm.filter_groups``; without it DAPO would silently be GRPO. So
+``config/platform/cpu.yaml`` hands it on in ``sampler_kwargs``.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from omegaconf import DictConfig
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 POLL_INTERVAL_S = 0.05
@@ -12,5 +17,15 @@ POLL_INTERVAL_S = 0.05
 class FastReplayBuffer(ReplayBuffer):
     """Set as ``trainer.v1.sampler.custom_sampler``."""
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(poll_interval=POLL_INTERVAL_S, **kwargs)
+    def __init__(self, sampler_kwargs: DictConfig, **kwargs: Any):
+        groups = sampler_kwargs.filter_groups
+        super().__init__(
+            poll_interval=POLL_INTERVAL_S,
+            sampler_kwargs=sampler_kwargs,
+            filter_groups_metric=groups.metric if groups.enable else None,
+            max_inflight_gen_batches=groups.max_inflight_gen_batches,
+            train_batch_size=sampler_kwargs.train_batch_size,
+            gen_batch_size=1,  # what verl's trainer sets wherever a sampler asks for more prompts
+            sync_refill_failed_groups=sampler_kwargs.sync_refill_failed_groups,
+            **kwargs,
+        )

@@ -1,0 +1,72 @@
+"""What a run has spent so far: the axes that accuracy is compared over."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+FILE = "v05_cost.json"
+# Groups, as verl's replay buffer counts them, that were generated and then not trained on.
+DISCARDED = ("training/filter_groups/evicted_samples", "training/filter_groups/discarded_surplus_samples")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Totals since a run's first step, its earlier lives included.
+
+    ``rollouts`` and ``response_tokens`` count what was generated for training, whether trained on or discarded;
+    ``seconds`` is the time of training steps, without validation.
+    """
+
+    rollouts: int = 0
+    response_tokens: float = 0.0
+    seconds: float = 0.0
+
+    def spend(self, rollouts: int, response_tokens: float) -> Cost:
+        """Add a step's rollouts."""
+        return replace(self, rollouts=self.rollouts + rollouts, response_tokens=self.response_tokens + response_tokens)
+
+    def wait(self, seconds: float) -> Cost:
+        """Add time."""
+        return replace(self, seconds=self.seconds + seconds)
+
+    def metrics(self) -> dict[str, float]:
+        """``v05/total/*``."""
+        return {f"v05/total/{name}": float(value) for name, value in asdict(self).items()}
+
+
+def discarded_rollouts(metrics: Mapping[str, Any], group_size: int) -> int:
+    """Rollouts of the groups that dynamic filtering threw away in a step, from verl's metrics of it."""
+    return group_size * int(sum(metrics.get(name, 0) for name in DISCARDED))
+
+
+def save_cost(folder: str | os.PathLike, cost: Cost) -> None:
+    """Write the totals beside a checkpoint, whole or not at all."""
+    path = Path(folder) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(cost)))
+    os.replace(partial, path)
+
+
+def load_cost(folder: str | os.PathLike) -> Cost:
+    """The totals of a checkpoint; zero, with a warning, for a checkpoint that was written without.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = Path(folder) / FILE
+    if not path.exists():
+        logger.warning("%s is missing: v05/total/* count from the resumed step", path)
+        return Cost()
+    try:
+        return Cost(**json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to count from the resumed step") from error
