@@ -44,11 +44,17 @@ class Method:
 
 
 METHODS = (
-    Method("v05", "V0.5 streaming", 4, "#1b6ca8"),
-    Method("v05_rounds", "V0.5 rounds", 4, "#52a7e0"),
-    Method("v05_fixed", "V0.5 fixed k = 4", 4, "#4c9f70"),
-    Method("grpo4", "GRPO-4 (control)", 4, "#e08e45"),
+    Method("v05", "V0.5 OSLA (streaming)", 4, "#1b6ca8"),
     Method("grpo16", "GRPO-16", 16, "#8c8c8c"),
+    Method("grpo4", "GRPO-4 (control)", 4, "#e08e45"),
+    Method("dapo", "DAPO", 16, "#8c8c8c"),
+    Method("ppo", "PPO", 4, "#8c8c8c"),
+    Method("v05_fixed_k4", "V0.5 fixed k = 4", 4, "#4c9f70"),
+    Method("v05_fixed_k1", "V0.5 fixed k = 1", 1, "#4c9f70"),
+    Method("v05_fixed_k2", "V0.5 fixed k = 2", 2, "#4c9f70"),
+    Method("v05_fixed_k8", "V0.5 fixed k = 8", 8, "#4c9f70"),
+    Method("grpo8", "GRPO-8 (control)", 8, "#e08e45"),
+    Method("v05_rounds", "V0.5 OSLA (rounds)", 4, "#52a7e0"),
 )
 
 

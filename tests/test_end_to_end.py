@@ -116,14 +116,40 @@ def test_resumed_run_goes_on_with_the_same_prompts_and_priors(unbroken: Path, re
     np.testing.assert_array_equal(before, after)
 
 
-def test_a_grpo_run_records_the_trajectories_a_value_model_learns_from(task: Path, tmp_path: Path) -> None:
-    small = ["data.train_batch_size=24", "actor_rollout_ref.actor.ppo_mini_batch_size=24"]
-    train("grpo4", 0, task, tmp_path, Console(stderr=True), [*small, "trainer.test_freq=-1", *NO_VALIDATION], steps=2)
+def test_a_grpo_run_with_a_reference_policy_records_outcomes_and_costs(task: Path, tmp_path: Path) -> None:
+    frame = trained("grpo16", task, tmp_path, ["data.train_batch_size=6"])
+    assert (frame["actor/kl_coef"] == 0.001).all() and (frame["actor/kl_loss"] > 0).all()
     table = read_trajectories([tmp_path])
-    assert table.groupby("step").size().to_dict() == {1: 24, 2: 24}
-    assert (table["n"] == 4).all() and set((table["score"] + 1) * 2) <= {0, 1, 2, 3, 4}
-    logged = read_run(tmp_path / "metrics.jsonl", "grpo4", 0, rollouts_per_step=96).frame["critic/score/mean"]
-    np.testing.assert_allclose((table.groupby("step")["score"].mean() + 1) / 2, logged.loc[1:], atol=1e-6)
+    assert table.groupby("step").size().to_dict() == {1: 6, 2: 6}
+    assert (table["n"] == 16).all()
+    np.testing.assert_allclose((table.groupby("step")["score"].mean() + 1) / 2, frame["critic/score/mean"], atol=1e-6)
+    assert frame["v05/total/rollouts"].tolist() == [96, 192]
+    np.testing.assert_allclose(frame["v05/total/response_tokens"], (96 * frame["response_length/mean"]).cumsum())
+    np.testing.assert_allclose(frame["v05/total/seconds"], frame["timing_s/step"].cumsum())
+
+
+def test_dapo_trains_on_mixed_groups_alone_and_counts_what_it_threw_away(task: Path, tmp_path: Path) -> None:
+    frame = trained("dapo", task, tmp_path, ["data.train_batch_size=6"])
+    table = read_trajectories([tmp_path])
+    assert (table["score"].abs() < 1).all() and table.groupby("step").size().to_dict() == {1: 6, 2: 6}
+    thrown = frame.filter(like="training/filter_groups/").fillna(0).sum(axis=1)
+    assert thrown.sum() > 0
+    assert frame["v05/total/rollouts"].tolist() == (16 * (6 + thrown)).cumsum().tolist()
+
+
+def test_ppo_trains_its_critic(task: Path, tmp_path: Path) -> None:
+    frame = trained("ppo", task, tmp_path, ["data.train_batch_size=24"])
+    assert frame["critic/vf_loss"].iloc[1] < frame["critic/vf_loss"].iloc[0]
+    assert (frame["critic/grad_norm"] > 0).all() and (frame["actor/grad_norm"] > 0).all()
+    assert frame["v05/total/rollouts"].tolist() == [96, 192]
+
+
+def trained(method: str, task: Path, out: Path, overrides: list[str]) -> pd.DataFrame:
+    """Metrics of two training steps of one of verl's own methods."""
+    prompts = overrides[0].split("=")[1]
+    quick = [f"actor_rollout_ref.actor.ppo_mini_batch_size={prompts}", "trainer.test_freq=-1", *NO_VALIDATION]
+    train(method, 0, task, out, Console(stderr=True), [*overrides, *quick], steps=2)
+    return run_of(out).frame.loc[1:]
 
 
 def test_a_checkpoint_without_our_state_is_refused_with_the_way_out(task: Path, unbroken: Path, tmp_path: Path) -> None:

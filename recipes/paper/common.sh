@@ -1,0 +1,78 @@
+# What every line of the comparison shares; sourced by the scripts beside it, which add their algorithm and call `launch`.
+#
+#   SETTING      cluster (4 nodes x 8 GPUs, the paper's) | node (8 GPUs) | cpu (the demo's tiny policy on this machine)
+#   SEED         order of the data, and of the sampling where the engine can be seeded                         [0]
+#   STEPS        training steps                                                                [200; on cpu 40]
+#   ROLLOUTS     first rollouts a step = prompts x group size, the same for every method  [8192, 2048; on cpu 128]
+#   UPDATES      mini-batches a step                                                               [4; on cpu 1]
+#   MODEL        policy                                              [Qwen/Qwen3-4B-Instruct-2507; on cpu the demo's]
+#   TRAIN VAL    parquet files, VAL as many as wanted with commas     [data/, from `make data`; on cpu the demo's]
+#   OUT          folder of the run: metrics, log, checkpoints                      [runs/SETTING/METHOD_SEED]
+#   DRY_RUN=1    compose and check the config, print what would run where and whether it fits, and stop
+#
+# Arguments are hydra overrides and come last, so they win.
+set -euo pipefail
+
+recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+SETTING=${SETTING:-cluster} SEED=${SEED:-0}
+
+case $SETTING in
+  cluster) platform=gpu ROLLOUTS=${ROLLOUTS:-8192} ;;
+  node)    platform=gpu ROLLOUTS=${ROLLOUTS:-2048} ;;
+  cpu)     platform=cpu ROLLOUTS=${ROLLOUTS:-128} ;;
+  *) echo "SETTING=$SETTING is not known: cluster, node or cpu" >&2; exit 2 ;;
+esac
+if [[ $SETTING == cpu ]]; then
+  STEPS=${STEPS:-40} UPDATES=${UPDATES:-1} task=${TASK:-runs/cpu/task}
+  MODEL=${MODEL:-$task/policy} TRAIN=${TRAIN:-$task/train.parquet} VAL=${VAL:-$task/val.parquet}
+  # The demo's policy, its reward, and a seed that sglang can take on a CPU only for all requests together.
+  setting=(reward.custom_reward_function.path="$recipes/demo/reward.py"
+           +actor_rollout_ref.rollout.engine_kwargs.sglang.random_seed="$SEED")
+else
+  STEPS=${STEPS:-200} UPDATES=${UPDATES:-4} data=${DATA:-data}
+  MODEL=${MODEL:-Qwen/Qwen3-4B-Instruct-2507} TRAIN=${TRAIN:-$data/train/dapo_math_17k.parquet}
+  VAL=${VAL:-$data/test/aime24.parquet,$data/test/aime25.parquet,$data/test/amc23.parquet,$data/test/math500.parquet,$data/test/minerva_math.parquet,$data/test/olympiadbench.parquet}
+  setting=()
+fi
+
+# prompts_of GROUP: prompts a step with that group size
+prompts_of() {
+  if (( ROLLOUTS % ($1 * UPDATES) )); then
+    echo "ROLLOUTS=$ROLLOUTS must be a multiple of group size ($1) x UPDATES ($UPDATES)" >&2
+    return 2
+  fi
+  echo $(( ROLLOUTS / $1 ))
+}
+
+# launch CONFIG METHOD PROMPTS [overrides]
+launch() {
+  local config=$1 method=$2 prompts=$3
+  shift 3
+  local out=${OUT:-runs/$SETTING/${method}_$SEED}
+  local arguments=(
+    --config-path pkg://verl_v05.config --config-name "$config" platform=$platform setting="$SETTING"
+    actor_rollout_ref.model.path="$MODEL"
+    data.train_files="[$TRAIN]" data.val_files="[$VAL]" data.seed="$SEED"
+    data.train_batch_size="$prompts" actor_rollout_ref.actor.ppo_mini_batch_size=$(( prompts / UPDATES ))
+    trainer.total_training_steps="$STEPS"
+    trainer.project_name="v05_$SETTING" trainer.experiment_name="${method}_$SEED"
+    trainer.default_local_dir="$out/checkpoints" hydra.run.dir="$out/hydra"
+    "${setting[@]}" "$@"
+  )
+  if [[ ${DRY_RUN:-0} == 1 ]]; then
+    exec python -m verl_v05.dry_run "${arguments[@]}"
+  fi
+  if [[ $SETTING == cpu && ! -e $TRAIN ]]; then
+    python -m recipes.demo.make --out "${task:?}"
+  fi
+  mkdir -p "$out"
+  unset PYTHONDONTWRITEBYTECODE # ten processes would each compile verl and sglang again
+  export TOKENIZERS_PARALLELISM=false RAY_USAGE_STATS_ENABLED=0 VERL_FILE_LOGGER_PATH="$out/metrics.jsonl"
+  export WANDB_DIR=$out WANDB_MODE=${WANDB_MODE:-$([[ -n ${WANDB_API_KEY:-} ]] && echo online || echo offline)}
+  if [[ $SETTING == cpu ]]; then
+    export HF_HUB_OFFLINE=1 TQ_NUM_THREADS=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the engines share two cores
+  fi
+  # Without an accelerator, a server imports torch, sglang and verl once for all processes; elsewhere it is just exec.
+  set -x
+  exec python -m verl_v05.platform.warm_python run -- python -u -m verl.trainer.main_ppo "${arguments[@]}"
+}

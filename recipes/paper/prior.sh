@@ -1,0 +1,17 @@
+# Who predicts success rates; sourced by the V0.5 scripts.
+#   PRIOR      v0 (a value model; the paper's) | history (the prompts' own outcomes) | none       [v0; on cpu history]
+#   V0_MODEL   folder or hub id of the value model                    [the authors' release; on cpu the package's small one]
+PRIOR=${PRIOR:-$([[ $SETTING == cpu ]] && echo history || echo v0)}
+prior=(algorithm.v05.prior.provider="$PRIOR")
+if [[ $PRIOR == v0 && $SETTING == cpu ]]; then
+  # Its context: a sample of the last 96 prompts, three steps of 32.
+  prior+=(algorithm.v05.support.capacity=96 algorithm.v05.support.sample=64)
+  V0_MODEL=${V0_MODEL:-}
+elif [[ $PRIOR == v0 && -z ${V0_MODEL:-} ]]; then
+  V0_MODEL=Now-Join-Us/Generalist-Value-Model-V0
+  echo "V0_MODEL=$V0_MODEL: its TabPFN v2.5 head is for non-commercial use; PRIOR=history does without" >&2
+fi
+if [[ $PRIOR == v0 && -n $V0_MODEL ]]; then
+  prior+=(+algorithm.v05.prior.kwargs.model="$V0_MODEL")
+fi
+suffix=$([[ $PRIOR == "$([[ $SETTING == cpu ]] && echo history || echo v0)" ]] || echo "_$PRIOR")
