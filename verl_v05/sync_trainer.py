@@ -1,4 +1,4 @@
-"""Verl's synchronous V1 trainer: as a base with a name of its own that counts costs, and as one that records outcomes."""
+"""Verl's synchronous V1 trainer: a base with a name of its own that counts costs, and one that records outcomes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,153 @@
+"""Each line of the paper's comparison launches what it says, at every setting, without a GPU to try it on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from verl_v05.dry_run.__main__ import VALID, main
+from verl_v05.dry_run.compose import compose_launch
+
+PAPER = Path(__file__).parents[1] / "recipes" / "paper"
+ROLLOUTS = {"cluster": 8192, "node": 2048, "cpu": 128}
+METHODS = {  # script, variables, group size
+    "v05 rounds": ("v05", {}, 4),
+    "v05 streaming": ("v05", {"SCHEDULE": "streaming"}, 4),
+    **{f"v05 fixed k = {k}": ("v05_fixed_k", {"K": str(k)}, k) for k in (1, 2, 4, 8)},
+    **{f"grpo {g}": ("grpo", {"GROUP": str(g)}, g) for g in (16, 8, 4)},
+    "dapo": ("dapo", {}, 16),
+    "ppo": ("ppo", {}, 4),
+}
+# In the place of python: says with which arguments it was started.
+ECHO = '#!/usr/bin/env bash\nprintf "%s\\n" "$@" > "$ARGUMENTS"\n'
+
+
+class Recipes:
+    """Runs the scripts with a python that only says what it was asked for."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        python = folder / "python"
+        python.write_text(ECHO)
+        python.chmod(0o755)
+
+    def command(self, script: str, *overrides: str, **variables: str) -> list[str]:
+        """What python was asked for."""
+        said = self._folder / "arguments"
+        path = f"{self._folder}{os.pathsep}{os.environ['PATH']}"
+        settings = {"OUT": str(self._folder / "run"), "TRAIN": str(self._folder), "ARGUMENTS": str(said), "PATH": path}
+        subprocess.run([PAPER / f"{script}.sh", *overrides], env={**os.environ, **settings, **variables}, check=True)
+        return said.read_text().splitlines()
+
+    def dry_run(self, script: str, *overrides: str, **variables: str) -> list[str]:
+        """Arguments of the dry run."""
+        module, *arguments = self.command(script, *overrides, DRY_RUN="1", **variables)[1:]
+        assert module == "verl_v05.dry_run"
+        return arguments
+
+    def config(self, script: str, *overrides: str, **variables: str) -> DictConfig:
+        """What the script launches, composed."""
+        _, path, _, name, *rest = self.dry_run(script, *overrides, **variables)
+        return compose_launch(path, name, rest)
+
+
+@pytest.fixture
+def recipes(tmp_path: Path) -> Recipes:
+    return Recipes(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def policy(task: Path) -> str:
+    return str(task / "policy")
+
+
+@pytest.mark.parametrize("setting", ROLLOUTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_passes_its_dry_run_with_as_many_rollouts_as_the_others(
+    method: str, setting: str, recipes: Recipes, policy: str, tmp_path: Path
+) -> None:
+    script, variables, group = METHODS[method]
+    if setting == "cpu":
+        variables = {**variables, "MODEL": policy}
+    plan = tmp_path / "plan.json"
+    arguments = recipes.dry_run(script, SETTING=setting, **variables)
+    assert main([*arguments, "--json", str(plan)]) == VALID
+    step = json.loads(plan.read_text())["step"]
+    assert step["first_rollouts"] == ROLLOUTS[setting] and step["prompts"] == ROLLOUTS[setting] // group
+    assert step["updates"] == (1 if setting == "cpu" else 4)
+
+
+def test_the_dry_run_checks_what_is_launched(recipes: Recipes) -> None:
+    launched = recipes.command("grpo", "trainer.test_freq=5", SETTING="node", SEED="3")
+    start = launched.index("verl.trainer.main_ppo") + 1
+    assert launched[start:] == recipes.dry_run("grpo", "trainer.test_freq=5", SETTING="node", SEED="3")
+
+
+def test_overrides_come_last_and_win(recipes: Recipes) -> None:
+    config = recipes.config("grpo", "data.seed=7", "actor_rollout_ref.actor.optim.lr=2e-6", SEED="3")
+    assert (config.data.seed, config.actor_rollout_ref.actor.optim.lr) == (7, 2e-6)
+
+
+def test_the_papers_setting_is_the_papers(recipes: Recipes) -> None:
+    config = recipes.config("grpo")
+    actor, validation = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout.val_kwargs
+    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node, config.data.max_response_length) == (4, 8, 4096)
+    assert (actor.optim.lr, actor.optim.lr_warmup_steps, actor.grad_clip) == (1e-6, 10, 1.0)
+    assert (validation.n, validation.temperature, validation.top_p) == (16, 1.0, 0.7)
+    assert (actor.use_kl_loss, actor.kl_loss_coef) == (True, 0.001)
+    assert len(config.data.val_files) == 6 and "wandb" in config.trainer.logger
+
+
+def test_the_controls_differ_from_v05_in_the_baseline_alone(recipes: Recipes) -> None:
+    control, ours = recipes.config("grpo", GROUP="4"), recipes.config("v05_fixed_k", K="4")
+    for key in ("optim", "use_kl_loss", "loss_agg_mode", "ppo_mini_batch_size", "clip_ratio", "entropy_coeff"):
+        assert control.actor_rollout_ref.actor[key] == ours.actor_rollout_ref.actor[key]
+    assert control.data.train_batch_size == ours.data.train_batch_size
+    assert not control.actor_rollout_ref.actor.use_kl_loss
+
+
+def test_dapo_filters_groups_and_clips_higher(recipes: Recipes) -> None:
+    config = recipes.config("dapo")
+    assert config.algorithm.filter_groups.enable and config.algorithm.filter_groups.max_inflight_gen_batches == 3
+    actor = config.actor_rollout_ref.actor
+    assert (actor.clip_ratio_low, actor.clip_ratio_high, actor.loss_agg_mode) == (0.2, 0.28, "token-mean")
+
+
+@pytest.mark.parametrize(
+    ("variables", "provider", "model"),
+    [
+        ({}, "v0", "Now-Join-Us/Generalist-Value-Model-V0"),
+        ({"V0_MODEL": "/models/v0"}, "v0", "/models/v0"),
+        ({"PRIOR": "history"}, "history", None),
+        ({"PRIOR": "none"}, "none", None),
+    ],
+)
+def test_the_prior_is_the_papers_unless_another_is_named(
+    variables: dict[str, str], provider: str, model: str | None, recipes: Recipes
+) -> None:
+    prior = recipes.config("v05", **variables).algorithm.v05.prior
+    assert (prior.provider, prior.kwargs.get("model")) == (provider, model)
+
+
+@pytest.mark.parametrize(
+    ("script", "variables", "message"),
+    [
+        ("v05", {"SETTING": "laptop"}, "SETTING=laptop is not known: cluster, node or cpu"),
+        ("grpo", {"GROUP": "3"}, "ROLLOUTS=8192 must be a multiple of group size (3) x UPDATES (4)"),
+    ],
+)
+def test_an_impossible_setting_is_named(script: str, variables: dict[str, str], message: str) -> None:
+    done = subprocess.run([PAPER / f"{script}.sh"], env={**os.environ, **variables}, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr
+
+
+def test_the_dry_run_prints_the_plan(recipes: Recipes, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(recipes.dry_run("ppo")) == VALID
+    said = capsys.readouterr().out
+    for what in ("critic", "sglang", "4 x 8 = 32 GPUs", "KV cache", "fits"):
+        assert what in said
