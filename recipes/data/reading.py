@@ -1,0 +1,182 @@
+"""From a file, local or of the hub, to a table of problems."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from recipes.data.sources import Source
+
+PLAIN = ("id", "problem", "answer")
+SUFFIXES = (".jsonl", ".parquet")
+_BOXED = re.compile(r"\\boxed\{((?:(?!\\boxed).)*)\}", re.DOTALL)
+_DOLLARS = re.compile(r"\$([^$]*)\$")
+
+
+class SourceError(ValueError):
+    """A source that is missing or cannot be used; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """The file of a source: where it is, where it came from (path or page on the hub), and its sha256 in hex."""
+
+    path: Path
+    origin: str
+    revision: str | None
+    sha256: str
+
+
+def find(source: Source, local: Path | None, files: Mapping[str, Path]) -> Input:
+    """The file of a source: the one named in `files`, else the one in the folder `local`, else, without, the hub's.
+
+    Raises:
+        SourceError: there is none, or more than one.
+    """
+    if source.name in files:
+        path = files[source.name]
+        if not path.is_file():
+            raise SourceError(f"{source.name}: no file {path}, given by --file")
+        return _input(path)
+    return _in_folder(source, local) if local else _on_hub(source)
+
+
+def _in_folder(source: Source, folder: Path) -> Input:
+    names = {_plain(name) for name in (source.name, source.repository.split("/")[1], *source.aliases)}
+    found = sorted(p for p in folder.glob("*") if p.suffix in SUFFIXES and _plain(p.stem) in names)
+    if not found:
+        raise SourceError(
+            f"{source.name}: no {source.name}.jsonl or .parquet in {folder}; put it there with the columns "
+            f"{', '.join(PLAIN)}, name it by --file {source.name}=PATH, or download {source.file} of {source.homepage}"
+        )
+    if len(found) > 1:
+        raise SourceError(f"{source.name}: {found[0]} and {found[1]} could both be it; choose by --file {source.name}=")
+    return _input(found[0])
+
+
+def _input(path: Path, origin: str | None = None, revision: str | None = None) -> Input:
+    return Input(path, origin or str(path), revision, checksum(path))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def _on_hub(source: Source) -> Input:
+    try:
+        path = hf_hub_download(source.repository, source.file, repo_type="dataset", revision=source.revision)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise SourceError(
+            f"{source.name}: cannot get {source.file} of {source.homepage} at revision {source.revision} ({error}); "
+            f"without the hub, give a folder with {source.name}.jsonl by --local, or --file {source.name}=PATH"
+        ) from error
+    return _input(Path(path), source.homepage, source.revision)
+
+
+def checksum(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def read(source: Source, path: Path) -> tuple[pd.DataFrame, int]:
+    """Problems of a file, with the columns id, problem, answer or with those of the hub.
+
+    The answer is the gold as published, less what it is wrapped in: a list of one, `$...$`, `\\boxed{...}`. Rows that
+    are repeated, id and all, come once.
+
+    Returns:
+        id, problem, answer (text, outer whitespace stripped), and the number of rows in the file.
+
+    Raises:
+        SourceError: a column is missing, an id has two rows, or a problem or answer is empty.
+    """
+    rows: dict[tuple[str, str, str], None] = {}
+    count = 0
+    for count, record in enumerate(_records(source, path), start=1):
+        rows[_row(source, record, count - 1, path)] = None
+    table = pd.DataFrame(list(rows), columns=list(PLAIN))
+    for column in PLAIN:
+        empty = table.index[table[column] == ""]
+        if len(empty):
+            raise SourceError(f"{source.name}: {len(empty)} rows of {path} have an empty {column}, first {empty[0]}")
+    twice = table["id"][table["id"].duplicated()]
+    if len(twice):
+        raise SourceError(f"{source.name}: id {twice.iloc[0]!r} of {path} has different rows; ids must be unique")
+    return table, count
+
+
+def _records(source: Source, path: Path) -> Iterator[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        file = pq.ParquetFile(path)
+        wanted = {*PLAIN, *(p.split(".")[0] for p in (source.problem, source.answer, source.id, source.context))}
+        for batch in file.iter_batches(columns=[c for c in file.schema_arrow.names if c in wanted]):
+            yield from batch.to_pylist()
+        return
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise SourceError(f"{source.name}: line {number} of {path} is no JSON: {error}") from None
+
+
+def _row(source: Source, record: dict[str, Any], index: int, path: Path) -> tuple[str, str, str]:
+    if all(column in record for column in PLAIN):
+        name = _text(record["id"])
+        name = f"{source.name}-{name}" if name.isdigit() else name  # so that ids tell the sources apart
+        return name, _text(record["problem"]), gold(record["answer"])
+    try:
+        problem, answer = _field(record, source.problem), _field(record, source.answer)
+        name = _field(record, source.id) if source.id else f"{index:05d}"
+    except (KeyError, IndexError, TypeError):
+        raise SourceError(
+            f"{source.name}: row {index} of {path} has the columns {sorted(record)}; expected {list(PLAIN)} or the "
+            f"hub's {[c for c in (source.id, source.problem, source.answer) if c]}"
+        ) from None
+    problem = _without_template(source, _text(problem), index, path)
+    context = _text(record.get(source.context))
+    return f"{source.name}-{name}", f"{context}\n\n{problem}" if context else problem, gold(answer)
+
+
+def _field(record: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        record = record[int(part)] if part.isdigit() else record[part]
+    return record
+
+
+def _without_template(source: Source, text: str, index: int, path: Path) -> str:
+    if not (text.startswith(source.before) and text.endswith(source.after)):
+        raise SourceError(
+            f"{source.name}: the problem in row {index} of {path} is not between {source.before!r} and "
+            f"{source.after!r}, which are around every published problem; the source has changed"
+        )
+    return text.removeprefix(source.before).removesuffix(source.after).strip()
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def gold(value: Any) -> str:
+    """An answer as text, out of a list of one, of `$...$` or of `\\boxed{...}`; 27.0 is 27."""
+    if isinstance(value, list):
+        value = ", ".join(map(gold, value))
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = _text(value)
+    for wrapping in (_DOLLARS, _BOXED):
+        if match := wrapping.fullmatch(text):
+            text = match[1].strip()
+    return text
