@@ -6,7 +6,12 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Written once at installation: without bytecode every process of a run compiles verl and sglang again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast compare compare-priors small-v0 lint clean
+.PHONY: demo test test-fast data bench compare compare-priors small-v0 lint clean
+
+# `make bench MODEL=folder-or-hub-id BENCH="--benchmarks aime24 amc23"`; without a model and a GPU, a small one on a sample.
+MODEL ?=
+BENCH ?=
+DATA ?=
 
 demo: $(VENV)/installed
 	python -m recipes.demo
@@ -16,6 +21,12 @@ test: $(VENV)/installed
 
 test-fast: $(VENV)/installed
 	python -m pytest -m "not slow"
+
+data: $(VENV)/installed
+	python -m recipes.data $(DATA)
+
+bench: $(VENV)/installed
+	python -m benchmarks.bench $(MODEL) $(BENCH)
 
 compare: $(VENV)/installed
 	python -m benchmarks.demo_compare

@@ -17,7 +17,9 @@ setup(
     packages=find_packages(include=["verl_v05*", "recipes*", "value_model*"]),
     package_data={
         "verl_v05.config": ["**/*.yaml"],
+        "verl_v05.dry_run": ["*.yaml"],
         "value_model": ["pretrained/**/*"],
+        "recipes": ["paper/*", "launch/*"],
         "recipes.demo": ["*.sh"],
         "recipes.value_model": ["*.sh", "*.yaml"],
     },
@@ -25,6 +27,7 @@ setup(
         "verl==0.9.1",
         "array-api-compat",
         "hydra-core",
+        "math-verify",
         "numpy",
         "omegaconf",
         "packaging",

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -15,31 +15,33 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from benchmarks.demo_compare import Method, accuracy_at, collect, draw, spread
-from recipes.demo.runs import Run
+from benchmarks.dashboard.runs import ROLLOUTS, Run, read_run
+from benchmarks.dashboard.table import accuracy_at, common_budget
+from benchmarks.demo_compare import collect
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-METHODS = (
-    Method("v05_v0", "prior = v0 (value model)", 4, "#1b6ca8"),
-    Method("v05", "prior = history", 4, "#e08e45"),
-    Method("v05_none", "no prior", 4, "#8c8c8c"),
-)
+LABELS = {"v05_v0": "prior = v0 (value model)", "v05": "prior = history", "v05_none": "no prior"}
+COLOURS = dict(zip(LABELS.values(), ("#1b6ca8", "#e08e45", "#8c8c8c"), strict=True))
 FIRST_EPOCH = 8  # steps: 256 prompts, 32 a step
 
+Runs = Mapping[str, Sequence[Run]]  # by label
 
-def table(runs: dict[Method, list[Run]]) -> pd.DataFrame:
+
+def table(runs: Runs) -> pd.DataFrame:
     """One row a prior: mean and sample standard deviation over seeds, of the runs and of their first epoch."""
-    budget = min(r.rollouts.iloc[-1] for group in runs.values() for r in group)
+    everything = [run for group in runs.values() for run in group]
+    budget = common_budget(everything, ROLLOUTS)
+    (source,) = everything[0].accuracy
     rows = []
-    for method, group in runs.items():
+    for label, group in runs.items():
         rows.append(
             {
-                "prior": method.label,
-                "accuracy after": spread([r.accuracy.iloc[-1] for r in group]),
-                f"accuracy at {budget:.0f} rollouts": spread([accuracy_at(r, budget) for r in group]),
-                "rollouts": spread([r.rollouts.iloc[-1] for r in group], 0),
+                "prior": label,
+                "accuracy after": spread([r.accuracy[source].iloc[-1] for r in group]),
+                f"accuracy at {budget:.0f} rollouts": spread([accuracy_at(r, source, ROLLOUTS, budget) for r in group]),
+                "rollouts": spread([r.frame[ROLLOUTS].iloc[-1] for r in group], 0),
                 "accepted": spread([metric(r, "prior/accepted").mean() for r in group], 2),
                 "missing": spread([metric(r, "prior/missing").mean() for r in group], 2),
                 "|V - mean|, 1st epoch": spread([gap(r).loc[:FIRST_EPOCH].mean() for r in group], 2),
@@ -53,9 +55,15 @@ def table(runs: dict[Method, list[Run]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """ "mean ± standard deviation" over seeds."""
+    deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return f"{np.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
 def metric(run: Run, name: str) -> pd.Series:
     """One of the ``v05/`` metrics at every training step."""
-    return run.frame[f"v05/{name}"].dropna()
+    return run.metric(f"v05/{name}")
 
 
 def gap(run: Run) -> pd.Series:
@@ -64,8 +72,21 @@ def gap(run: Run) -> pd.Series:
     return metric(run, "prior/gap").where(known)
 
 
-def draw_priors(runs: dict[Method, list[Run]], path: Path) -> None:
-    """Share of priors accepted, rollouts a prompt and the baseline's error against steps."""
+def draw_accuracy(runs: Runs, path: Path) -> None:
+    """Accuracy against rollouts, means over seeds."""
+    figure, axis = plt.subplots(figsize=(6, 4.2), constrained_layout=True)
+    for label, group in runs.items():
+        (source,) = group[0].accuracy
+        steps = group[0].accuracy[source].index
+        spent = np.mean([r.frame.loc[steps, ROLLOUTS] for r in group], axis=0)
+        accuracy = np.mean([r.accuracy[source] for r in group], axis=0)
+        axis.plot(spent, accuracy, marker="o", color=COLOURS[label], label=label)
+    axis.set(title="Validation accuracy", xlabel="training rollouts")
+    _finish(figure, [axis], path)
+
+
+def draw_priors(runs: Runs, path: Path) -> None:
+    """Share of priors accepted, rollouts a prompt and the baseline's error against steps, means over seeds."""
     panels = (
         ("prior/accepted", "Share of prompts whose prior is accepted"),
         ("k/mean", "Rollouts a prompt"),
@@ -73,10 +94,15 @@ def draw_priors(runs: dict[Method, list[Run]], path: Path) -> None:
     )
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.2), constrained_layout=True)
     for axis, (name, title) in zip(axes, panels, strict=True):
-        for method, group in runs.items():
+        for label, group in runs.items():
             mean = np.mean([metric(r, name) for r in group], axis=0)
-            axis.plot(metric(group[0], name).index, mean, color=method.colour, label=method.label)
+            axis.plot(metric(group[0], name).index, mean, color=COLOURS[label], label=label)
         axis.set(title=title, xlabel="step")
+    _finish(figure, axes, path)
+
+
+def _finish(figure: plt.Figure, axes: Sequence[plt.Axes], path: Path) -> None:
+    for axis in axes:
         axis.grid(alpha=0.3)
     axes[0].legend()
     figure.savefig(path, dpi=120)
@@ -88,13 +114,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=18)
     args = parser.parse_args(argv)
     console = Console()
-    runs = collect(METHODS, args.out, args.seeds, args.steps, console)
+    folders = collect(list(LABELS), args.out, args.seeds, args.steps, console)
+    runs = {LABELS[method]: [read_run(folder, LABELS[method]) for folder in group] for method, group in folders.items()}
     result = table(runs)
     (args.out / "priors.md").write_text(result.to_markdown(index=False) + "\n")
-    draw(runs, args.out / "priors_accuracy.png")
+    draw_accuracy(runs, args.out / "priors_accuracy.png")
     draw_priors(runs, args.out / "priors.png")
     console.print(result.to_markdown(index=False))
     console.print(f"written: {args.out}/priors.md, priors_accuracy.png, priors.png")

@@ -58,7 +58,7 @@ def resumed(task: Path, unbroken: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def run_of(out: Path) -> Run:
-    return read_run(out / "metrics.jsonl", "v05", 0, rollouts_per_step=0)
+    return read_run(out / "metrics.jsonl")
 
 
 def recorded(out: Path, step: int) -> pd.DataFrame:

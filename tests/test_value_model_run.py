@@ -37,7 +37,7 @@ def replicas(since: float) -> list[psutil.Process]:
 
 def kill_a_replica_after(step: int, metrics: Path, started: float, training: Thread) -> None:
     while training.is_alive():
-        if metrics.exists() and metrics.stat().st_size and read_run(metrics, "v05", 0, 0).steps >= step:
+        if metrics.exists() and metrics.stat().st_size and read_run(metrics).steps >= step:
             [replica] = replicas(started)
             replica.kill()
             return
@@ -67,7 +67,7 @@ def out(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(out: Path) -> Run:
-    return read_run(out / "metrics.jsonl", "v05", 0, rollouts_per_step=0)
+    return read_run(out / "metrics.jsonl")
 
 
 def prior_metric(run: Run, name: str) -> pd.Series:

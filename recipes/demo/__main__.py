@@ -32,7 +32,7 @@ def main() -> None:
         train(args.method, args.seed, task, out, console, steps=args.steps)
     except RunFailedError as error:
         raise SystemExit(str(error)) from None
-    run = read_run(out / "metrics.jsonl", args.method, args.seed, rollouts_per_step=0)
+    run = read_run(out / "metrics.jsonl")
     picture = out / "run.png"
     draw_run(run, picture)
     console.print(summary_table(run))

@@ -75,7 +75,7 @@ def _watch(process: subprocess.Popen, log: Path, out: Path, method: str, steps: 
 def _status(log: Path, out: Path, method: str) -> dict[str, object]:
     metrics = out / "metrics.jsonl"
     if metrics.exists() and metrics.stat().st_size:
-        run = read_run(metrics, method, seed=0, rollouts_per_step=0)
+        run = read_run(metrics)
         accuracy = f"validation accuracy {run.accuracy.iloc[-1]:.3f}" if len(run.accuracy) else "training"
         return {"description": f"{method}: {accuracy}", "completed": run.steps}
     text = log.read_text(errors="replace")

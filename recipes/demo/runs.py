@@ -16,8 +16,6 @@ ACCURACY = re.compile(r"^val-core/.*/acc/mean@\d+$")
 class Run:
     """Metrics by step. ``frame`` is indexed by step and holds verl's metric names as columns."""
 
-    method: str
-    seed: int
     frame: pd.DataFrame
 
     @property
@@ -29,12 +27,12 @@ class Run:
     @property
     def rollouts(self) -> pd.Series:
         """Training rollouts spent up to and including each step."""
-        return self._per_step_rollouts().cumsum()
+        return self._total("rollouts")
 
     @property
     def tokens(self) -> pd.Series:
         """Response tokens generated for training up to and including each step."""
-        return (self.frame["response_length/mean"] * self._per_step_rollouts()).fillna(0).cumsum()
+        return self._total("response_tokens")
 
     @property
     def prompts(self) -> int:
@@ -46,14 +44,12 @@ class Run:
         """Training steps done."""
         return int(self.frame.index.max())
 
-    def _per_step_rollouts(self) -> pd.Series:
-        if "v05/rollouts/spent" in self.frame:
-            return self.frame["v05/rollouts/spent"].fillna(0)
-        return self.frame["demo/rollouts"].fillna(0)
+    def _total(self, name: str) -> pd.Series:
+        return self.frame.get(f"v05/total/{name}", pd.Series(0.0, self.frame.index)).ffill().fillna(0)
 
 
-def read_run(path: Path, method: str, seed: int, rollouts_per_step: int) -> Run:
-    """Read ``metrics.jsonl``; ``rollouts_per_step`` counts those of a method that spends a fixed number.
+def read_run(path: Path) -> Run:
+    """Read ``metrics.jsonl``.
 
     Raises:
         FileNotFoundError: the run has logged nothing.
@@ -64,6 +60,4 @@ def read_run(path: Path, method: str, seed: int, rollouts_per_step: int) -> Run:
         rows.setdefault(entry["step"], {}).update(entry["data"])
     if not rows:
         raise FileNotFoundError(f"{path} is empty: the run ended before its first validation; see its train.log")
-    frame = pd.DataFrame.from_dict(rows, orient="index").sort_index()
-    frame["demo/rollouts"] = [rollouts_per_step if step > 0 else 0 for step in frame.index]
-    return Run(method, seed, frame)
+    return Run(pd.DataFrame.from_dict(rows, orient="index").sort_index())

@@ -10,7 +10,7 @@ collect() { # SEED ROLLOUTS STEPS
   local run=$out/policy_$1
   [[ -f $run/done ]] && return
   python -m recipes.demo.make --out "$run/task" --seed "$1"
-  recipes/demo/run.sh v05_fixed_none "$1" "$run/task" "$run" \
+  recipes/demo/run.sh v05_fixed_k4_none "$1" "$run/task" "$run" \
     data.train_batch_size=32 actor_rollout_ref.actor.ppo_mini_batch_size=32 algorithm.v05.k_init="$2" \
     trainer.total_training_steps="$3" trainer.val_before_train=false trainer.test_freq=-1 \
     trainer.project_name=verl_v05_demo trainer.experiment_name="policy_$1" > "$run/train.log" 2>&1
