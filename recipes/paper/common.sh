@@ -59,11 +59,11 @@ launch() {
     trainer.default_local_dir="$out/checkpoints" hydra.run.dir="$out/hydra"
     "${setting[@]}" "$@"
   )
-  if [[ ${DRY_RUN:-0} == 1 ]]; then
-    exec python -m verl_v05.dry_run "${arguments[@]}"
-  fi
   if [[ $SETTING == cpu && ! -e $TRAIN ]]; then
     python -m recipes.demo.make --out "${task:?}"
+  fi
+  if [[ ${DRY_RUN:-0} == 1 ]]; then
+    exec python -m verl_v05.dry_run "${arguments[@]}"
   fi
   mkdir -p "$out"
   unset PYTHONDONTWRITEBYTECODE # ten processes would each compile verl and sglang again
