@@ -1,0 +1,59 @@
+"""Verdicts: whether a response is right, its answer, and why no comparison could be made."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from verl_v05.grading.answer import final_answer
+from verl_v05.grading.equivalence import UnparsedError, equivalent, quickly
+
+Failure = Literal["no_answer", "unparsed", "timeout", "error"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A graded response.
+
+    Attributes:
+        correct: whether its final answer is the gold.
+        answer: the final answer as written, None without one.
+        failure: why no comparison could be made (`correct` is False then), None if one was.
+    """
+
+    correct: bool
+    answer: str | None
+    failure: Failure | None = None
+
+
+def grade(response: str, ground_truth: str) -> Verdict:
+    """Grade a response in this process, without a time limit (`GradingPool` has one).
+
+    Args:
+        response: the model's text; only its final answer counts.
+        ground_truth: the gold as published, a bare string without delimiters.
+
+    Returns:
+        A verdict for any input; it never raises.
+    """
+    answer = final_answer(response)
+    return quick_verdict(answer, ground_truth) or compare(answer, ground_truth)
+
+
+def quick_verdict(answer: str | None, ground_truth: object) -> Verdict | None:
+    """The verdict where it costs microseconds (no answer, no gold, one spelling, two numbers), else None."""
+    if answer is None:
+        return Verdict(False, None, "no_answer")
+    if not isinstance(ground_truth, str | int) or not str(ground_truth).strip():
+        return Verdict(False, answer, "unparsed")
+    correct = quickly(answer, str(ground_truth))
+    return None if correct is None else Verdict(correct, answer)
+
+
+def compare(answer: str, ground_truth: object) -> Verdict:
+    """The verdict on an extracted answer; may take long."""
+    try:
+        return Verdict(equivalent(answer, str(ground_truth)), answer)
+    except UnparsedError:
+        return Verdict(False, answer, "unparsed")
+    except Exception:
+        # sympy raises every class of exception on odd input, and a grade must not stop a training run.
+        return Verdict(False, answer, "error")
