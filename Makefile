@@ -8,10 +8,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-fast data bench compare compare-priors small-v0 lint clean
 
-# `make bench MODEL=folder-or-hub-id BENCH="--benchmarks aime24 amc23"`; without a model and a GPU, a small one on a sample.
+# `make data ARGS="--local DIR"`, `make bench MODEL=FOLDER_OR_HUB_ID ARGS="--benchmarks aime24 amc23"`. Without a model and
+# without a GPU, bench asks a small model a sample.
 MODEL ?=
-BENCH ?=
-DATA ?=
+ARGS ?=
 
 demo: $(VENV)/installed
 	python -m recipes.demo
@@ -23,10 +23,10 @@ test-fast: $(VENV)/installed
 	python -m pytest -m "not slow"
 
 data: $(VENV)/installed
-	python -m recipes.data $(DATA)
+	python -m recipes.data $(ARGS)
 
 bench: $(VENV)/installed
-	python -m benchmarks.bench $(MODEL) $(BENCH)
+	python -m benchmarks.bench $(MODEL) $(ARGS)
 
 compare: $(VENV)/installed
 	python -m benchmarks.demo_compare
