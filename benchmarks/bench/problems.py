@@ -1,0 +1,83 @@
+"""A benchmark's problems: read, drawn, fingerprinted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.bench import BenchError
+
+BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``chat`` is (role, content) pairs as verl's validation sends them; ``gold`` is the published answer."""
+
+    benchmark: str
+    id: str
+    chat: tuple[tuple[str, str], ...]
+    gold: str
+    contaminated: bool
+
+
+def read_benchmark(folder: Path, name: str) -> list[Problem]:
+    """The problems of ``folder/name.parquet``, rows in verl's format.
+
+    Raises:
+        BenchError: there is no such file, a column is missing, or an id occurs twice.
+    """
+    path = folder / f"{name}.parquet"
+    if not path.is_file():
+        found = ", ".join(sorted(p.stem for p in folder.glob("*.parquet"))) or "none"
+        raise BenchError(
+            f"benchmark {name!r}: no file {path}; benchmarks there: {found}. "
+            "Make the data with `python -m recipes.data`, or pass --data and --benchmarks"
+        )
+    try:
+        problems = [_problem(name, row) for row in pd.read_parquet(path).to_dict("records")]
+    except KeyError as error:
+        raise BenchError(f"{path}: no {error} in a row; rows must be in verl's format with extra_info.id") from error
+    ids = [p.id for p in problems]
+    if len(set(ids)) < len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise BenchError(f"{path}: extra_info.id={twice!r} occurs twice; ids must be unique in a benchmark")
+    return problems
+
+
+def _problem(benchmark: str, row: dict[str, Any]) -> Problem:
+    info = row["extra_info"]
+    return Problem(
+        benchmark=benchmark,
+        id=str(info["id"]),
+        chat=tuple((message["role"], message["content"]) for message in row["prompt"]),
+        gold=str(row["reward_model"]["ground_truth"]),
+        contaminated=bool(info.get("contaminated", False)),
+    )
+
+
+def draw(problems: Sequence[Problem], count: int | None, seed: int) -> list[Problem]:
+    """``count`` problems at random, all if there are fewer or for None, in their order.
+
+    With the same seed a larger count holds all problems of a smaller one.
+    """
+    if count is None or count >= len(problems):
+        return list(problems)
+    chosen = np.random.default_rng(seed).permutation(len(problems))[:count]
+    return [problems[i] for i in sorted(chosen)]
+
+
+def digest(problems: Iterable[Problem]) -> dict[str, str]:
+    """Fingerprints of what is asked and of what is right: ``{"prompts": ..., "golds": ...}``."""
+    prompts, golds = hashlib.sha256(), hashlib.sha256()
+    for problem in problems:
+        prompts.update(json.dumps([problem.id, problem.chat]).encode())
+        golds.update(json.dumps([problem.id, problem.gold]).encode())
+    return {"prompts": prompts.hexdigest()[:16], "golds": golds.hexdigest()[:16]}
