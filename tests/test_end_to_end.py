@@ -137,8 +137,13 @@ def test_dapo_trains_on_mixed_groups_alone_and_counts_what_it_threw_away(task: P
     assert frame["v05/total/rollouts"].tolist() == (16 * (6 + thrown)).cumsum().tolist()
 
 
-def test_ppo_trains_its_critic(task: Path, tmp_path: Path) -> None:
-    frame = trained("ppo", task, tmp_path, ["data.train_batch_size=24"])
+def test_ppo_trains_its_critic_and_logs_to_wandb_without_an_account(
+    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    frame = trained("ppo", task, tmp_path, ["data.train_batch_size=24", "trainer.logger=[console,file,wandb]"])
+    (wandb_run,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    assert wandb_run.stat().st_size > 0
     assert frame["critic/vf_loss"].iloc[1] < frame["critic/vf_loss"].iloc[0]
     assert (frame["critic/grad_norm"] > 0).all() and (frame["actor/grad_norm"] > 0).all()
     assert frame["v05/total/rollouts"].tolist() == [96, 192]
