@@ -1,5 +1,6 @@
 """What tests share: their order, and the demo's task."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import torch
 from rich.console import Console
 
 from recipes.demo.make import Settings, make_demo
+
+# A shell that runs the tests in the background has them ignore the interrupts that some of them send to processes.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
