@@ -56,6 +56,7 @@ setup(
         # prior.provider=http, and the endpoint it asks
         "http": ["fastapi>=0.165", "httpx", "prometheus-client", "pydantic", "uvicorn"],
         "demo": ["matplotlib", "tabulate"],
+        "data": ["huggingface_hub", "tabulate"],
     },
     entry_points={"verl.plugins": ["v05 = verl_v05.plugin"]},
 )
