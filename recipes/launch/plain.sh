@@ -30,5 +30,5 @@ while (alive := sum(node["Alive"] for node in ray.nodes())) < wanted:
 PY
     export RAY_ADDRESS=auto
     exec "$recipe" "${@:4}" ;;
-  *) sed -n 's/^# \{0,1\}//;2,11p' "$0" >&2; exit 2 ;;
+  *) sed -n 's/^# \{0,1\}//;2,10p' "$0" >&2; exit 2 ;;
 esac
