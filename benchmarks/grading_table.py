@@ -24,9 +24,10 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from rich.console import Console
 from sympy import Expr, expand, factor, latex, nan, zoo
 
+from recipes.data.sources import TESTS
 from verl_v05.grading import GradingPool
 
-SOURCES = ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench")
+SOURCES = tuple(source.name for source in TESTS)
 OUR = "verl_v05"
 RESULT = Path(__file__).parent / "results" / "grading.md"
 

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.bench import BenchError
+from recipes.data.sources import TESTS
 
-BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench")
+BENCHMARKS = tuple(source.name for source in TESTS)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 # Who predicts success rates; sourced by the V0.5 scripts.
 #   PRIOR      v0 (a value model; the paper's) | history (the prompts' own outcomes) | none       [v0; on cpu history]
 #   V0_MODEL   folder or hub id of the value model                    [the authors' release; on cpu the package's small one]
-PRIOR=${PRIOR:-$([[ $SETTING == cpu ]] && echo history || echo v0)}
+usual=$([[ $SETTING == cpu ]] && echo history || echo v0)
+PRIOR=${PRIOR:-$usual}
 prior=(algorithm.v05.prior.provider="$PRIOR")
 if [[ $PRIOR == v0 && $SETTING == cpu ]]; then
   # Its context: a sample of the last 96 prompts, three steps of 32.
@@ -14,4 +15,4 @@ fi
 if [[ $PRIOR == v0 && -n $V0_MODEL ]]; then
   prior+=(+algorithm.v05.prior.kwargs.model="$V0_MODEL")
 fi
-suffix=$([[ $PRIOR == "$([[ $SETTING == cpu ]] && echo history || echo v0)" ]] || echo "_$PRIOR")
+suffix=$([[ $PRIOR == "$usual" ]] || echo "_$PRIOR")
