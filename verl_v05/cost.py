@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from verl_v05.state import write_json
+
 logger = logging.getLogger(__name__)
 
 FILE = "v05_cost.json"
@@ -49,11 +51,7 @@ def discarded_rollouts(metrics: Mapping[str, Any], group_size: int) -> int:
 
 def save_cost(folder: str | os.PathLike, cost: Cost) -> None:
     """Write the totals beside a checkpoint, whole or not at all."""
-    path = Path(folder) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(cost)))
-    os.replace(partial, path)
+    write_json(Path(folder) / FILE, asdict(cost))
 
 
 def load_cost(folder: str | os.PathLike) -> Cost:

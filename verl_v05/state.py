@@ -13,11 +13,15 @@ FORMAT = 1
 
 def save_state(folder: str | os.PathLike, state: dict[str, Any]) -> None:
     """Write the state so that the file is either whole or absent."""
-    path = Path(folder) / FILE
+    write_json(Path(folder) / FILE, {"format": FORMAT, **state})
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file of a checkpoint so that it is either whole or absent; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with open(partial, "w") as file:
-        json.dump({"format": FORMAT, **state}, file)
+        json.dump(content, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
