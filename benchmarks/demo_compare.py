@@ -8,7 +8,7 @@ GRPO-4 and GRPO-8 are controls: V0.5's number of prompts without its prior or it
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -34,9 +34,18 @@ DONE = "done"
 
 
 def collect(
-    methods: Sequence[str], out: Path, seeds: Sequence[int], steps: int, console: Console
+    methods: Sequence[str],
+    out: Path,
+    seeds: Sequence[int],
+    steps: int,
+    console: Console,
+    overrides: Callable[[str, int], Sequence[str]] = lambda method, seed: (),
 ) -> dict[str, list[Path]]:
     """Train what is not trained yet; the run folders of each method, by seed.
+
+    Args:
+        overrides: (method, seed) -> further hydra overrides; asked right before that run, after those before it in
+            ``methods`` have been trained with the seed.
 
     Raises:
         ValueError: a finished run of another number of steps is in the way.
@@ -50,7 +59,8 @@ def collect(
             if _steps_done(folder) not in (None, steps):
                 raise ValueError(f"{folder} is a run of {_steps_done(folder)} steps, not {steps}: use another --out")
             if _steps_done(folder) is None:
-                train(method, seed, task, folder, console, ["trainer.test_freq=6"], steps)
+                changes = ["trainer.test_freq=6", *overrides(method, seed)]
+                train(method, seed, task, folder, console, changes, steps)
                 (folder / DONE).write_text(str(steps))
             folders[method].append(folder)
     return folders

@@ -2,7 +2,9 @@
 
 `python -m benchmarks.replay runs/demo/v05_0/record` takes the rewards, priors and k of every step
 (``algorithm.v05.record_dir``) and prints how far the recorded advantages, baselines and allocations are from
-what the functions give.
+what the functions give. Settings that were not the defaults are given after the folder, as
+`fusion=empirical_bayes allocation=posterior`. (The posterior allocation went by the belief before the step, which is
+not recorded, so its decisions are not replayed.)
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from omegaconf import OmegaConf
 
 from verl_v05 import advantages
 from verl_v05.allocation import rollout_target
-from verl_v05.settings import V05Settings
+from verl_v05.settings import OSLA, SHRINKAGE, V05Settings, load_settings
 
 
 def replay(groups: pd.DataFrame, settings: V05Settings) -> dict[str, float]:
@@ -26,12 +29,15 @@ def replay(groups: pd.DataFrame, settings: V05Settings) -> dict[str, float]:
         rewards,
         group,
         groups["prior"].to_numpy(),
+        strength=None if settings.fusion == SHRINKAGE else groups["strength"].to_numpy(),
+        baseline=settings.baseline,
         sigma_floor=settings.sigma_floor,
         group_weighting=settings.group_weighting,
     )
     used = np.concatenate(groups["advantages"].to_list())
     # Padding goes beyond the target, so the rule says only who must not have stopped.
-    below_target = groups["k"] < rollout_target(groups["bias_sq"].to_numpy(), settings.cost)
+    replayed = settings.allocation == OSLA and settings.fusion == SHRINKAGE
+    below_target = replayed & (groups["k"] < rollout_target(groups["bias_sq"].to_numpy(), settings.cost))
     return {
         "rollouts": len(rewards),
         "advantage": np.abs(used - result.advantage).max(),
@@ -45,11 +51,13 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("record", type=Path, help="folder of step_*.parquet")
+    parser.add_argument("settings", nargs="*", help="key=value of algorithm.v05")
     args = parser.parse_args()
+    settings = load_settings(OmegaConf.create({"algorithm": {"v05": OmegaConf.from_dotlist(args.settings)}}))
     paths = sorted(args.record.glob("step_*.parquet"), key=lambda p: int(p.stem.split("_")[1]))
     if not paths:
         raise SystemExit(f"no step_*.parquet in {args.record}: train with algorithm.v05.record_dir={args.record}")
-    steps = pd.DataFrame([replay(pd.read_parquet(path), V05Settings()) for path in paths])
+    steps = pd.DataFrame([replay(pd.read_parquet(path), settings) for path in paths])
     totals = {"rollouts": steps["rollouts"].sum(), "stopped below target": steps["stopped below target"].sum()}
     print(f"{len(paths)} steps, {totals['rollouts']} rollouts")
     for name in ("advantage", "advantage in float32", "baseline"):

@@ -14,9 +14,11 @@ from verl_v05 import (
     empirical_mse,
     extra_rollouts,
     fuse,
+    hand_out,
     marginal_return,
     noise_variance,
-    pad_dispatch,
+    posterior_gain,
+    posterior_target,
     rollout_target,
     squared_bias,
 )
@@ -67,6 +69,17 @@ def greedy_padding(
     return given
 
 
+def padding(
+    asked: np.ndarray, k: np.ndarray, spent: np.ndarray, bias_sq: np.ndarray, multiple: int, k_max: int
+) -> np.ndarray:
+    """What a dispatch is padded with, by OSLA's gain."""
+    return hand_out(
+        -int(asked.sum()) % multiple,
+        np.clip(k_max - spent - asked, 0, None),
+        lambda prompt, nth: marginal_return(bias_sq[prompt], k[prompt] + asked[prompt] + nth),
+    )
+
+
 def random_dispatch(rng: np.random.Generator, prompts: int, k_max: int) -> tuple[np.ndarray, ...]:
     """(asked, k, spent, squared bias) of a batch, some prompts with failed rollouts, many with equal bias."""
     spent = rng.integers(1, k_max + 1, prompts)
@@ -74,7 +87,7 @@ def random_dispatch(rng: np.random.Generator, prompts: int, k_max: int) -> tuple
     successes = rng.binomial(np.maximum(k, 1), rng.random(prompts))
     prior = rng.choice(np.linspace(-1, 1, 9), prompts)
     bias_sq = squared_bias(2 * successes / np.maximum(k, 1) - 1, np.maximum(k, 1), prior)
-    return extra_rollouts(k, spent, bias_sq, cost=COST, k_max=k_max, step=2), k, spent, bias_sq
+    return extra_rollouts(k, spent, rollout_target(bias_sq, COST), k_max=k_max, step=2), k, spent, bias_sq
 
 
 def test_empirical_mse_equals_eq_11() -> None:
@@ -160,7 +173,7 @@ def test_every_decision_up_to_16_rollouts_equals_the_exact_one(cost: float) -> N
     """Theorem 3.6: more iff k < 1/sqrt(c) - 1/Delta^2, in rationals; equality itself is left out."""
     k, bias_sq = grid_arrays()
     spent = k.astype(int)
-    asks = extra_rollouts(spent, spent, bias_sq, cost=cost, k_max=100, step=2)
+    asks = extra_rollouts(spent, spent, rollout_target(bias_sq, cost), k_max=100, step=2)
     exact = exact_grid()
     margin = np.array([abs(n - (1 / math.sqrt(cost) - 1 / b)) if b else math.inf for n, b in exact])
     clear = margin > 1e-9
@@ -174,7 +187,7 @@ def test_a_prompt_asks_wherever_one_rollout_pays_and_only_where_the_last_one_did
     """The rule bounds the cost by the envelope at k, between g(k) and g(k - 1)."""
     k, bias_sq = grid_arrays()
     spent = k.astype(int)
-    asks = extra_rollouts(spent, spent, bias_sq, cost=COST, k_max=100, step=2) > 0
+    asks = extra_rollouts(spent, spent, rollout_target(bias_sq, COST), k_max=100, step=2) > 0
     assert (marginal_return(bias_sq, k - 1)[asks] > COST).all()
     assert (marginal_return(bias_sq, k)[~asks] <= COST).all()
 
@@ -184,7 +197,7 @@ def test_extra_rollouts_equal_one_by_one_counting(step: int | None) -> None:
     rng = np.random.default_rng(0)
     for k_max in (4, 13, 16):
         _, k, spent, bias_sq = random_dispatch(rng, 500, k_max)
-        asks = extra_rollouts(k, spent, bias_sq, cost=COST, k_max=k_max, step=step)
+        asks = extra_rollouts(k, spent, rollout_target(bias_sq, COST), k_max=k_max, step=step)
         for i, ask in enumerate(asks):
             missing = 0  # rollouts until the stopping rule holds
             while wants_more(int(k[i]) + missing, Fraction(bias_sq[i]), COST):
@@ -198,22 +211,22 @@ def test_extra_rollouts_equal_one_by_one_counting(step: int | None) -> None:
 def test_a_prompt_stops_at_its_target_exactly() -> None:
     k, bias_sq = np.array([4, 5, 6, 7]), np.full(4, 0.5)  # 1/sqrt(1/64) - 1/0.5 = 6, without rounding
     assert (rollout_target(bias_sq, 1 / 64) == 6).all()
-    assert extra_rollouts(k, k, bias_sq, cost=1 / 64, k_max=16, step=2).tolist() == [2, 2, 0, 0]
-    assert extra_rollouts(k, k, bias_sq, cost=1 / 64, k_max=16, step=None).tolist() == [2, 1, 0, 0]
+    assert extra_rollouts(k, k, rollout_target(bias_sq, 1 / 64), k_max=16, step=2).tolist() == [2, 2, 0, 0]
+    assert extra_rollouts(k, k, rollout_target(bias_sq, 1 / 64), k_max=16, step=None).tolist() == [2, 1, 0, 0]
 
 
 def test_failed_rollouts_count_towards_k_max() -> None:
     k, bias_sq = np.array([4, 4, 4, 4]), np.full(4, 3.0)
     spent = np.array([4, 13, 14, 15])
-    assert extra_rollouts(k, spent, bias_sq, cost=COST, k_max=16, step=2).tolist() == [2, 2, 2, 0]
-    assert extra_rollouts(k, spent, bias_sq, cost=COST, k_max=16, step=None).tolist() == [12, 3, 2, 1]
+    assert extra_rollouts(k, spent, rollout_target(bias_sq, COST), k_max=16, step=2).tolist() == [2, 2, 2, 0]
+    assert extra_rollouts(k, spent, rollout_target(bias_sq, COST), k_max=16, step=None).tolist() == [12, 3, 2, 1]
 
 
 def test_repeated_asks_stop_at_k_max() -> None:
     for step in (1, 2, 3, None):
         spent = np.array([4])
         for _ in range(20):
-            extra = extra_rollouts(spent, spent, np.array([3.75]), cost=1e-6, k_max=16, step=step)
+            extra = extra_rollouts(spent, spent, rollout_target(np.array([3.75]), 1e-6), k_max=16, step=step)
             spent = spent + extra
         assert extra == 0 and spent <= 16 and (step is not None or spent == 16)
 
@@ -225,7 +238,7 @@ def test_padding_equals_handing_out_one_by_one(multiple: int) -> None:
         for _ in range(6):
             _, k, spent, bias_sq = random_dispatch(rng, prompts, 16)
             asked = np.where(spent <= 14, 2 * rng.integers(0, 2, prompts), 0)
-            found = pad_dispatch(asked, k, spent, bias_sq, multiple=multiple, k_max=16)
+            found = padding(asked, k, spent, bias_sq, multiple=multiple, k_max=16)
             assert found.tolist() == greedy_padding(asked, k, spent, bias_sq, multiple, 16)
 
 
@@ -235,7 +248,7 @@ def test_padding_completes_the_multiple_or_fills_every_prompt() -> None:
     for prompts in (3, 10, 200):
         for _ in range(20):
             asked, k, spent, bias_sq = random_dispatch(rng, prompts, 16)
-            total = spent + asked + (padded := pad_dispatch(asked, k, spent, bias_sq, multiple=32, k_max=16))
+            total = spent + asked + (padded := padding(asked, k, spent, bias_sq, multiple=32, k_max=16))
             assert (padded >= 0).all() and padded.sum() < 32 and (total <= 16).all()
             assert (asked + padded).sum() % 32 == 0 or (total == 16).all()
             filled += (total == 16).all()
@@ -248,19 +261,76 @@ def test_padding_prefers_the_largest_marginal_return_then_the_earlier_prompt() -
     # From k = 4 on, g is .0433, .0296, .0215 at 3.0 and .0333, .0238 at 1.0.
     wanted = {3: [0, 0, 1, 0], 4: [0, 1, 1, 0], 5: [0, 1, 1, 1], 6: [0, 1, 2, 1], 7: [0, 2, 2, 1]}
     for multiple, padded in wanted.items():
-        assert pad_dispatch(asked, k, k, bias_sq, multiple=multiple, k_max=16).tolist() == padded
-    assert pad_dispatch(asked, k, k, np.zeros(4), multiple=8, k_max=16).tolist() == [6, 0, 0, 0]
+        assert padding(asked, k, k, bias_sq, multiple=multiple, k_max=16).tolist() == padded
+    assert padding(asked, k, k, np.zeros(4), multiple=8, k_max=16).tolist() == [6, 0, 0, 0]
 
 
 def test_padding_counts_what_the_dispatch_already_asks_for() -> None:
     k, bias_sq = np.array([4, 4]), np.array([3.0, 1.2])  # g: .0433 and .0355 at k = 4, .0215 at 3.0 and k = 6
-    assert pad_dispatch(np.array([2, 0]), k, k, bias_sq, multiple=3, k_max=16).tolist() == [0, 1]
-    assert pad_dispatch(np.array([2, 0]), k, k, bias_sq, multiple=3, k_max=4).tolist() == [0, 0]
+    assert padding(np.array([2, 0]), k, k, bias_sq, multiple=3, k_max=16).tolist() == [0, 1]
+    assert padding(np.array([2, 0]), k, k, bias_sq, multiple=3, k_max=4).tolist() == [0, 0]
 
 
 def test_padding_of_a_full_or_empty_dispatch_is_nothing() -> None:
     k = np.array([4, 4])
-    assert pad_dispatch(np.array([16, 16]), k, k, np.ones(2), multiple=32, k_max=64).tolist() == [0, 0]
-    assert pad_dispatch(np.array([0, 0]), k, k, np.ones(2), multiple=32, k_max=64).tolist() == [0, 0]
+    assert padding(np.array([16, 16]), k, k, np.ones(2), multiple=32, k_max=64).tolist() == [0, 0]
+    assert padding(np.array([0, 0]), k, k, np.ones(2), multiple=32, k_max=64).tolist() == [0, 0]
     none = np.array([], dtype=int)
-    assert pad_dispatch(none, none, none, none.astype(float), multiple=32, k_max=16).tolist() == []
+    assert padding(none, none, none, none.astype(float), multiple=32, k_max=16).tolist() == []
+
+
+def exact_posterior(successes: int, k: int, q: Fraction, m: Fraction) -> tuple[Fraction, Fraction]:
+    """(mean, variance) of 2p - 1 under the Beta posterior."""
+    a, b = successes + m * q, k - successes + m * (1 - q)
+    return 2 * a / (a + b) - 1, 4 * a * b / ((a + b) ** 2 * (a + b + 1))
+
+
+POSTERIORS = [
+    (k, s, Fraction(q, 8), Fraction(m, 2))
+    for k in (1, 4, 9)
+    for s in range(k + 1)
+    for q in (1, 4, 7)
+    for m in (1, 5, 40)
+]
+
+
+def test_posterior_gain_is_the_expected_drop_of_the_posterior_variance() -> None:
+    """By enumerating both outcomes of the next rollout, and of the one after it."""
+    for k, s, q, m in POSTERIORS:
+        mean, variance = exact_posterior(s, k, q, m)
+        p = (mean + 1) / 2
+        after_one = p * exact_posterior(s + 1, k + 1, q, m)[1] + (1 - p) * exact_posterior(s, k + 1, q, m)[1]
+        assert posterior_gain(float(variance), float(k + m), 0) == pytest.approx(float(variance - after_one), abs=1e-14)
+        n = k + m  # the second rollout starts from the expected variance of the first
+        assert posterior_gain(float(variance), float(n), 1) == pytest.approx(float(after_one / (n + 2)), abs=1e-14)
+
+
+def test_posterior_target_counts_the_rollouts_that_pay() -> None:
+    targets = set()
+    for k, s, q, m in POSTERIORS:
+        _, variance = exact_posterior(s, k, q, m)
+        n, cost = k + m, Fraction(1, 200)
+        pays = 0
+        while variance * n / ((n + pays) * (n + pays + 1)) >= cost:
+            pays += 1
+        assert posterior_target(float(variance), float(n), k, float(cost)) == k + pays
+        targets.add(pays)
+    assert {0, 1, 2} < targets
+
+
+def test_posterior_target_without_cost_is_infinite_and_without_prior_unknown() -> None:
+    variance, n, k = np.array([0.5, 0.0, np.nan]), np.array([6.0, 6.0, np.nan]), np.array([4, 4, 4])
+    assert posterior_target(variance, n, k, 0.0).tolist() == [np.inf, 4, 4]
+    asks = extra_rollouts(k, k, posterior_target(variance, n, k, 0.0), k_max=16, step=None)
+    assert asks.tolist() == [12, 0, 0]
+    assert np.isnan(posterior_target(variance, n, k, 0.1)[2])
+    assert extra_rollouts(k, k, posterior_target(variance, n, k, 0.001), k_max=16, step=2).tolist() == [2, 0, 0]
+    with pytest.raises(ValueError, match="cost must not be negative"):
+        posterior_target(variance, n, k, -0.1)
+
+
+def test_hand_out_stops_where_nobody_gains_enough() -> None:
+    gain = np.array([[0.5, 0.2, 0.1], [0.4, 0.3, 0.05], [np.nan, np.nan, np.nan]])
+    room = np.array([3, 2, 3])
+    for rollouts, want in [(0, [0, 0, 0]), (2, [1, 1, 0]), (3, [1, 2, 0]), (9, [2, 2, 0]), (-1, [0, 0, 0])]:
+        assert hand_out(rollouts, room, lambda i, n: gain[i, n], at_least=0.2).tolist() == want

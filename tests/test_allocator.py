@@ -398,7 +398,7 @@ def test_a_state_of_another_provider_is_refused() -> None:
         state = await history().state_dict()
         other = Allocator(V05Settings(prior=PriorSettings(provider="none")))
         assert isinstance(other.prior, NoPrior)
-        with pytest.raises(ValueError, match=r"checkpoint's prior is 'history'.*prior.provider is 'none'"):
+        with pytest.raises(ValueError, match=r"checkpoint's provider is 'history'.*prior.provider is 'none'"):
             await other.load_state_dict(state)
         assert len(other.support) == 0
 
@@ -471,5 +471,102 @@ def test_a_prior_that_is_stuck_does_not_fail_a_run_that_is_over(gate: threading.
         await step(allocator, 1, always_right("ab"))
         await allocator.close()
         gate.set()
+
+    run(scenario())
+
+
+def bayes(answer: Callable[..., Any], **changes: Any) -> Allocator:
+    return scripted(answer, **{"fusion": "empirical_bayes", "allocation": "posterior", **changes})
+
+
+def mixed(uids: Sequence[str]) -> dict[str, Sequence[float]]:
+    """Half of the prompts right, half wrong, always."""
+    return {uid: [1.0 if i % 2 else -1.0] * 32 for i, uid in enumerate(uids)}
+
+
+def test_a_beta_prior_is_believed_from_the_second_step_on() -> None:
+    async def scenario() -> None:
+        allocator = bayes(always(0.5))
+        first = await step(allocator, 1, mixed([f"a{i}" for i in range(32)]))
+        assert set(first.column("k")) == {4}  # no belief yet, so nobody asks
+        assert not np.isnan(first.column("prior")).any() and (first.column("strength") > 0).all()
+        second = await step(allocator, 2, mixed([f"b{i}" for i in range(32)]))
+        # Prompts are all right or all wrong: a prior of one half is worth little, and four equal rollouts settle it.
+        assert (second.column("strength") < 1).all() and second.belief_metrics["log_strength"] < 0
+
+    run(scenario())
+
+
+def test_the_belief_before_the_rollouts_knows_earlier_steps_only() -> None:
+    async def scenario() -> None:
+        ends = []
+        for right in (1.0, -1.0):
+            allocator = bayes(always(0.5))
+            await step(allocator, 1, mixed("abcdefgh"))
+            await allocator.open_batch(2, ["x"], queries(["x"]))
+            group = allocator._group_of["x"]
+            await allocator._batch_of["x"].prior
+            ends.append((group.prior, group.strength))
+            await finish(allocator, "x", [right] * 32)
+            await allocator.close_step(2)
+            ends.append((group.prior, group.strength))
+        assert ends[0] == ends[2] and ends[1] != ends[3]
+
+    run(scenario())
+
+
+def test_a_prompts_own_history_stands_in_for_a_provider_that_does_not_answer() -> None:
+    async def scenario() -> None:
+        allocator = bayes(always(NAN), schedule="fixed", allocation="osla")
+        for number in range(1, 7):
+            record = await step(allocator, number, mixed([f"u{i}" for i in range(16)]))
+        assert [np.sign(g.prior) == np.sign(g.mean_reward) for g in record.groups] == [True] * 16
+        assert np.abs(record.column("prior")).min() > 0.5
+        assert record.groups[0].history[1] > 10 > record.groups[0].history[0] == 0
+
+    run(scenario())
+
+
+def test_a_resumed_calibration_takes_the_same_decisions() -> None:
+    async def scenario() -> None:
+        allocator = bayes(always(0.5))
+        rng = np.random.default_rng(0)
+        steps = {n: {f"u{i}": rng.choice([-1.0, 1.0], 32) for i in range(12)} for n in range(1, 6)}
+        for number in (1, 2, 3):
+            await step(allocator, number, steps[number])
+        resumed = bayes(always(0.5))
+        await resumed.load_state_dict(json.loads(json.dumps(await allocator.state_dict())))
+        for number in (4, 5):
+            records = [await step(a, number, steps[number]) for a in (allocator, resumed)]
+            for name in ("spent", "prior", "strength"):
+                assert (records[0].column(name) == records[1].column(name)).all()
+
+    run(scenario())
+
+
+def test_a_state_of_another_fusion_is_refused_or_left_out() -> None:
+    async def scenario() -> None:
+        allocator = bayes(always(0.5))
+        await step(allocator, 1, mixed("abcd"))
+        state = await allocator.state_dict()
+        with pytest.raises(
+            ValueError, match="fusion is 'empirical_bayes', the run's algorithm.v05.fusion is 'shrinkage'"
+        ):
+            await scripted(always(0.5)).load_state_dict(state)
+        await scripted(always(0.5), allow_missing_state=True).load_state_dict(state)
+        afresh = bayes(always(0.5), allow_missing_state=True)
+        await afresh.load_state_dict({**state, "fusion": "shrinkage", "belief": {}})
+        assert afresh.belief.calibration.steps == 0
+
+    run(scenario())
+
+
+def test_a_step_in_which_everything_failed_teaches_the_calibration_nothing() -> None:
+    async def scenario() -> None:
+        allocator = bayes(always(0.5))
+        await allocator.open_batch(1, ["a"], queries(["a"]))
+        assert await allocator.settle("a", {}, failed=4) == 0
+        record = await allocator.close_step(1)
+        assert allocator.belief.calibration.steps == 0 and record.belief_metrics["failed_fits"] == 0
 
     run(scenario())

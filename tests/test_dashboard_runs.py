@@ -66,6 +66,19 @@ def totals(run: Run) -> list[tuple[float, float, float]]:
         ({"estimator": "v05", "v05": {"schedule": "streaming"}}, "V0.5 OSLA (streaming)"),
         ({"estimator": "v05", "v05": {"schedule": "rounds"}}, "V0.5 OSLA (rounds)"),
         ({"estimator": "v05", "n": K_INIT, "v05": {"schedule": "fixed", "k_init": 2}}, "V0.5 fixed k=2"),
+        ({"estimator": "v05", "n": 4, "v05": {"schedule": "fixed", "fusion": "empirical_bayes"}}, "V0.5 fixed k=4 EB"),
+        (
+            {
+                "estimator": "v05",
+                "v05": {
+                    "schedule": "rounds",
+                    "fusion": "empirical_bayes",
+                    "allocation": "posterior",
+                    "baseline": "leave_one_out",
+                },
+            },
+            "V0.5 posterior (rounds) EB LOO",
+        ),
         ({"n": 16}, "GRPO-16"),
         ({"n": 4}, "GRPO-4"),
         ({"n": 16, "filtered": True}, "DAPO"),

@@ -286,3 +286,76 @@ def test_mean_reward_does_not_depend_on_the_order_of_arrival() -> None:
     arrivals = [{s: rewards[s] for s in rng.permutation(16)} for _ in range(50)]
     groups = [Group("u", Query("p", "", "s"), spent=16, rewards=arrival) for arrival in arrivals]
     assert len({group.mean_reward for group in groups}) == 1
+
+
+def bayes_groups(priors: Sequence[float], strengths: Sequence[float]) -> list[Group]:
+    groups = make_groups(priors)
+    for group, strength in zip(groups, strengths, strict=True):
+        group.strength = strength
+    return groups
+
+
+def bayes(schedule: str, **changes: object) -> V05Settings:
+    return settings(schedule, fusion="empirical_bayes", allocation="posterior", **changes)
+
+
+def posterior_variance_of(group: Group) -> float:
+    a = group.strength * (1 + group.prior) / 2 + (group.mean_reward + 1) / 2 * group.k
+    b = group.strength + group.k - a
+    return 4 * a * b / ((a + b) ** 2 * (a + b + 1))
+
+
+@pytest.mark.parametrize("step", [2, "to_target"])
+def test_posterior_allocation_stops_where_one_more_rollout_does_not_pay(step: int | str) -> None:
+    rng = np.random.default_rng(3)
+    priors, recorded = random_batch(rng, 200, failure_rate=0.1, missing=0.0)
+    ends = []
+    for schedule in ("rounds", "streaming"):
+        groups = bayes_groups(priors, np.random.default_rng(4).uniform(0.2, 20, 200).tolist())
+        config = bayes(schedule, step=step, cost=0.01)
+        play(groups, recorded, config, seed=1)
+        for g in groups:
+            pays = posterior_variance_of(g) / (g.k + g.strength + 1) >= config.cost
+            assert not pays or g.spent + (config.rollouts_per_ask or 1) > config.k_max
+        ends.append([(g.k, g.spent) for g in groups])
+    assert ends[0] == ends[1] and len({k for k, _ in ends[0]}) >= 4
+
+
+def test_posterior_allocation_asks_nothing_before_there_is_a_belief() -> None:
+    groups = make_groups([NAN, NAN])
+    play(groups, constant([1.0, -1.0]), bayes("streaming"))
+    assert column(groups, "k") == [4, 4]
+
+
+def test_posterior_allocation_goes_by_the_width_of_the_posterior_not_by_disagreement() -> None:
+    recorded = {"u0": [1.0, -1.0] * 32, "u1": [1.0] * 64, "u2": [1.0, -1.0] * 32}
+    groups = bayes_groups([0.0, 0.9, 0.0], [1.0, 1.0, 100.0])  # wide; agreed; so sure that a rollout tells nothing
+    play(groups, recorded, bayes("streaming"))
+    k = column(groups, "k")
+    assert k[0] > k[1] and k[2] == 4
+
+
+@pytest.mark.parametrize("step", [1, 2, "to_target"])
+@pytest.mark.parametrize("pad", [1, 16])
+def test_a_hard_budget_is_spent_to_the_last_rollout_and_never_exceeded(step: int | str, pad: int) -> None:
+    rng = np.random.default_rng(5)
+    for budget in (40, 41, 97, 160):
+        priors, recorded = random_batch(rng, 10, missing=0.0)
+        groups = bayes_groups(np.clip(priors, -0.95, 0.95).tolist(), [2.0] * 10)
+        play(groups, recorded, bayes("rounds", step=step, cost=0.0, max_rollouts_per_step=budget, pad_multiple=pad))
+        # A step of two can leave one that nobody may ask for alone.
+        assert budget - (step == 2) * 10 <= sum(column(groups, "spent")) <= budget
+
+
+def test_a_hard_budget_goes_where_it_lowers_the_variance_most() -> None:
+    groups = bayes_groups([0.0, 0.95, 0.0], [1.0, 8.0, 60.0])
+    play(groups, constant([-1.0, 1.0, 1.0]), bayes("rounds", step=1, cost=0.0, max_rollouts_per_step=18))
+    # Their gains of one more at k = 4: (1 - .8^2) / 6^2 = .0100, (1 - .97^2) / 13^2 = .0004, (1 - .06^2) / 65^2 = .0002;
+    # the first one's at k = 9: (1 - .9^2) / 11^2 = .0016.
+    assert column(groups, "k") == [10, 4, 4]
+
+
+def test_a_budget_with_a_cost_is_not_spent_for_too_little() -> None:
+    groups = bayes_groups([0.9] * 4, [30.0] * 4)
+    play(groups, constant([1.0] * 4), bayes("rounds", max_rollouts_per_step=64))
+    assert column(groups, "k") == [4] * 4

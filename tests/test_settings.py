@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_v05.settings import SettingsError, V05Settings, load_settings
 
-PRESETS = ("rounds", "streaming", "fixed")
+SCHEDULE_PRESETS = ("rounds", "streaming", "fixed")
+PRESETS = (*SCHEDULE_PRESETS, "empirical_bayes")
 
 
 def group(**values: Any) -> DictConfig:
@@ -121,6 +122,13 @@ def test_wrong_types_name_key_value_and_type(values: dict, message: str) -> None
         ({"support": {"capacity": 0}}, "support.capacity", "0", "at least 2"),
         ({"support": {"sample": 0}}, "support.sample", "0", r"in \[2, support.capacity \(512\)\]"),
         ({"support": {"sample": 513}}, "support.sample", "513", r"in \[2, support.capacity \(512\)\]"),
+        ({"fusion": "bayes"}, "fusion", "'bayes'", "one of shrinkage, empirical_bayes"),
+        ({"baseline": "loo"}, "baseline", "'loo'", "one of plain, leave_one_out"),
+        ({"allocation": "none"}, "allocation", "'none'", "one of osla, posterior"),
+        ({"allocation": "posterior"}, "allocation", "'posterior'", "osla with fusion=shrinkage"),
+        ({"cost": 0}, "cost", "0.0", "a positive number"),
+        ({"calibration": {"forgetting": 1.1}}, "calibration.forgetting", "1.1", r"in \[0, 1\]"),
+        ({"calibration": {"history_forgetting": -1}}, "calibration.history_forgetting", "-1.0", r"in \[0, 1\]"),
         ({"prior": {"timeout_s": 0}}, "prior.timeout_s", "0.0", "a positive number of seconds"),
     ],
 )
@@ -142,15 +150,21 @@ def test_every_preset_is_covered_here() -> None:
     assert sorted(f.name for f in folder.iterdir() if f.name.endswith(".yaml")) == sorted(f"{p}.yaml" for p in PRESETS)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", SCHEDULE_PRESETS)
 def test_presets_load_and_differ_from_the_paper_only_in_the_schedule(preset: str) -> None:
     assert load_settings(composed(preset)) == V05Settings(schedule=preset)
+
+
+def test_the_preset_beyond_the_paper_changes_fusion_and_allocation() -> None:
+    assert load_settings(composed("empirical_bayes")) == V05Settings(
+        fusion="empirical_bayes", allocation="posterior", schedule="streaming"
+    )
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_can_be_composed_as_files_of_the_package(preset: str) -> None:
     with initialize_config_module("verl_v05.config", version_base=None):
-        assert compose(config_name=f"algorithm/v05/{preset}").algorithm.v05.schedule == preset
+        assert compose(config_name=f"algorithm/v05/{preset}").algorithm.v05.schedule in SCHEDULE_PRESETS
 
 
 def test_rounds_preset_spells_out_every_default() -> None:

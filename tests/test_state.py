@@ -70,7 +70,7 @@ def test_a_damaged_state_is_refused_even_where_a_missing_one_is_allowed(tmp_path
             load_state(tmp_path, allow_missing)
 
 
-@pytest.mark.parametrize("content", [{}, {"format": 2, **STATE}, {"format": "1"}])
+@pytest.mark.parametrize("content", [{}, {"format": 1, **STATE}, {"format": "1"}])
 def test_another_format_is_refused(tmp_path: Path, content: dict) -> None:
     (tmp_path / FILE).write_text(json.dumps(content))
     with pytest.raises(ValueError, match="written by another verl-v05"):

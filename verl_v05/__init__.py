@@ -3,23 +3,41 @@
 The method's maths, as functions of numpy arrays or torch tensors; importing it needs neither verl nor torch.
 """
 
-from verl_v05.advantage import Advantages, advantages, baseline_mse
-from verl_v05.allocation import empirical_mse, extra_rollouts, marginal_return, pad_dispatch, rollout_target
+from verl_v05.advantage import Advantages, advantages, baseline_mse, leave_one_out
+from verl_v05.allocation import (
+    empirical_mse,
+    extra_rollouts,
+    hand_out,
+    marginal_return,
+    posterior_gain,
+    posterior_target,
+    rollout_target,
+)
+from verl_v05.calibration import Belief, Calibration, Evidence
+from verl_v05.empirical_bayes import fuse_beta, posterior_variance
 from verl_v05.fusion import Fusion, fuse, noise_variance, squared_bias
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Advantages",
+    "Belief",
+    "Calibration",
+    "Evidence",
     "Fusion",
     "advantages",
     "baseline_mse",
     "empirical_mse",
     "extra_rollouts",
     "fuse",
+    "fuse_beta",
+    "hand_out",
+    "leave_one_out",
     "marginal_return",
     "noise_variance",
-    "pad_dispatch",
+    "posterior_gain",
+    "posterior_target",
+    "posterior_variance",
     "rollout_target",
     "squared_bias",
 ]

@@ -1,19 +1,26 @@
-"""Advantage of a rollout against the fused baseline (paper Eq. 10)."""
+"""Advantage of a rollout against the fused baseline (paper Eq. 10).
+
+``strength`` chooses the fusion: None is the paper's (Eq. 9), an array the empirical-Bayes one
+(:mod:`verl_v05.empirical_bayes`).
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from verl_v05.fusion import Array, as_float64, fuse
+from verl_v05.empirical_bayes import fuse_beta
+from verl_v05.fusion import Array, Fusion, as_float64, fuse
 
 GROUP_WEIGHTINGS = ("per_prompt", "per_rollout")
+BASELINES = ("plain", "leave_one_out")
 
 
 class Advantages(NamedTuple):
     """Result of :func:`advantages`. R = rollouts, G = groups (one a prompt)."""
 
     advantage: Array  # (R,) weighted, normalised advantage
-    baseline: Array  # (G,) mu-hat*
+    rollout_baseline: Array  # (R,) what each rollout is measured against: its group's baseline, or that without it
+    baseline: Array  # (G,) mu-hat*, of all rollouts of the group
     weight: Array  # (G,) fusion weight of the mean reward
     bias_sq: Array  # (G,) squared bias of the prior
     sigma: Array  # (G,) sigma-hat*, floored
@@ -26,6 +33,8 @@ def advantages(
     group: Array,
     prior: Array,
     *,
+    strength: Array | None = None,
+    baseline: str = "plain",
     shaping: Array | float = 0.0,
     sigma_floor: float = 0.1,
     group_weighting: str = "per_prompt",
@@ -36,17 +45,23 @@ def advantages(
         rewards: outcome reward of each rollout, in [-1, 1], shape (R,).
         group: index of each rollout's group, in 0..G-1, every group present, integer, shape (R,).
         prior: prior V of each group, in [-1, 1], NaN where missing, shape (G,).
+        strength: strength m > 0 of each group's Beta prior, (G,), for the empirical-Bayes fusion; then no prior may be
+            missing. None: Eq. 9.
+        baseline: ``plain``: mu* and sigma* of the whole group; ``leave_one_out``: of the group without the rollout
+            itself (:func:`leave_one_out`), which at a fixed k leaves the gradient's direction unbiased.
         shaping: added to the reward in the advantage only, never to the baseline; scalar or (R,).
         sigma_floor: lower bound of sigma* = sqrt(1 - mu*^2), which vanishes as |mu*| nears 1.
         group_weighting: ``per_prompt`` scales each rollout by (R/G)/K, which makes a mean over rollouts
             the mean over prompts of Eq. 10 (mean weight 1); ``per_rollout`` leaves it out.
 
     Raises:
-        ValueError: a reward outside [-1, 1] or NaN, a prior out of range, an empty group, or an
-            unknown ``group_weighting``.
+        ValueError: a reward outside [-1, 1] or NaN, a prior or strength out of range, an empty group, or an
+            unknown ``baseline`` or ``group_weighting``.
     """
     if group_weighting not in GROUP_WEIGHTINGS:
         raise ValueError(f"group_weighting must be one of {GROUP_WEIGHTINGS}; got {group_weighting!r}")
+    if baseline not in BASELINES:
+        raise ValueError(f"baseline must be one of {BASELINES}; got {baseline!r}")
     xp, (rewards, prior, shaping) = as_float64(rewards, prior, shaping)
     if not bool(xp.all(xp.abs(rewards) <= 1)):
         raise ValueError(f"outcome rewards must be in [-1, 1] and not NaN; got {rewards[~(xp.abs(rewards) <= 1)]}")
@@ -55,15 +70,37 @@ def advantages(
         raise ValueError(f"every group needs a prior and at least one rollout; got {len(prior)} priors, sizes {k}")
 
     mean_reward = xp.clip(xp.bincount(group, weights=rewards, minlength=len(prior)) / k, -1.0, 1.0)
-    fusion = fuse(mean_reward, k, prior)
-    sigma = xp.sqrt(xp.clip(1 - fusion.baseline**2, sigma_floor**2, None))
-    advantage = (rewards + shaping - fusion.baseline[group]) / sigma[group]
+    fusion = _fuse(mean_reward, k, prior, strength)
+    reference = fusion.baseline[group]
+    if baseline == "leave_one_out":
+        reference = leave_one_out(rewards, group, prior, strength)
+    advantage = (rewards + shaping - reference) / _sigma(xp, reference, sigma_floor)
     if group_weighting == "per_prompt":
         advantage = advantage * (len(rewards) / len(k) / k)[group]
-    return Advantages(advantage, fusion.baseline, fusion.weight, fusion.bias_sq, sigma, mean_reward, k)
+    sigma = _sigma(xp, fusion.baseline, sigma_floor)
+    return Advantages(advantage, reference, *fusion, sigma, mean_reward, k)
 
 
-def baseline_mse(rewards: Array, group: Array, prior: Array) -> tuple[float, float]:
+def leave_one_out(rewards: Array, group: Array, prior: Array, strength: Array | None = None) -> Array:
+    """Fused baseline of each rollout's group without that rollout, shape (R,).
+
+    A rollout that is alone in its group is left with the prior; if that is missing too, with its own reward, so that
+    it teaches nothing.
+
+    Args: as in :func:`advantages`.
+    """
+    xp, (rewards, prior) = as_float64(rewards, prior)
+    k = as_float64(xp.bincount(group, minlength=len(prior)))[1][0]
+    others = (k - 1)[group]
+    total = xp.bincount(group, weights=rewards, minlength=len(prior))[group] - rewards
+    prior = prior[group]
+    alone = xp.where(xp.isnan(prior), rewards, prior)  # one rollout that says what the prior says changes nothing
+    at_least_one = xp.clip(others, 1.0, None)
+    mean_reward = xp.where(others > 0, xp.clip(total / at_least_one, -1.0, 1.0), alone)
+    return _fuse(mean_reward, at_least_one, prior, None if strength is None else strength[group]).baseline
+
+
+def baseline_mse(rewards: Array, group: Array, prior: Array, strength: Array | None = None) -> tuple[float, float]:
     """Unbiased estimates of the squared error of (fused baseline, group mean) against the true mean.
 
     For a reward r_i left out of its group, E[(r_i - b_-i)^2] = Var(r) + MSE(b_-i); subtracting the
@@ -79,9 +116,18 @@ def baseline_mse(rewards: Array, group: Array, prior: Array) -> tuple[float, flo
     kept = k[group] >= 2
     if not bool(xp.any(kept)):
         return float("nan"), float("nan")
+    fused = leave_one_out(rewards, group, prior, strength)[kept]
     rewards, group = rewards[kept], group[kept]
-    left_out_k = k[group] - 1
-    left_out_mean = xp.clip((total[group] - rewards) / left_out_k, -1.0, 1.0)
-    variance = (total_sq[group] - total[group] ** 2 / k[group]) / left_out_k
-    fused = fuse(left_out_mean, left_out_k, prior[group]).baseline
-    return tuple(float(xp.mean((rewards - b) ** 2 - variance)) for b in (fused, left_out_mean))
+    others = k[group] - 1
+    mean = xp.clip((total[group] - rewards) / others, -1.0, 1.0)
+    variance = (total_sq[group] - total[group] ** 2 / k[group]) / others
+    return tuple(float(xp.mean((rewards - b) ** 2 - variance)) for b in (fused, mean))
+
+
+def _fuse(mean_reward: Array, k: Array, prior: Array, strength: Array | None) -> Fusion:
+    return fuse(mean_reward, k, prior) if strength is None else fuse_beta(mean_reward, k, prior, strength)
+
+
+def _sigma(xp: Any, baseline: Array, floor: float) -> Array:
+    """Standard deviation of a reward of +-1 whose mean is the baseline, floored."""
+    return xp.sqrt(xp.clip(1 - baseline**2, floor**2, None))

@@ -1,13 +1,19 @@
-"""One-step-look-ahead (OSLA) allocation of rollouts (paper section 3.4, Eq. 11-12 and 36).
+"""Allocation of rollouts: who gets more, and how many.
 
-Numpy, torch or plain numbers in; arrays of the same namespace out. ``bias_sq`` is the squared
-bias of :func:`verl_v05.fusion.fuse`; it is 0 both where the prior was accepted and where it is
-missing, so neither asks for more rollouts.
+One-step look-ahead (OSLA; paper section 3.4, Eq. 11-12 and 36) weighs the squared bias of the prior, ``bias_sq`` of
+:func:`verl_v05.fusion.fuse`; it is 0 both where the prior was accepted and where it is missing, so neither asks for
+more rollouts. The posterior rule weighs ``variance``, that of :func:`verl_v05.empirical_bayes.posterior_variance`,
+which one more Bernoulli outcome lowers by the factor n / (n + 1) in expectation, n = k + m; NaN, a prior that is
+not known yet, asks for nothing.
+
+Both have a *target*, the k to stop at for a cost a rollout, and a *gain*, the drop in squared error that the next
+rollout is expected to bring. Formulas take numpy, torch or plain numbers and return arrays of the same namespace.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -39,23 +45,42 @@ def rollout_target(bias_sq: Array, cost: float) -> Array:
     return xp.where(biased, 1 / math.sqrt(cost) - 1 / safe, xp.full_like(bias_sq, -math.inf))
 
 
-def extra_rollouts(
-    k: np.ndarray, spent: np.ndarray, bias_sq: np.ndarray, *, cost: float, k_max: int, step: int | None
-) -> np.ndarray:
+def posterior_gain(variance: Array, n: Array, nth: Array) -> Array:
+    """Expected drop of the posterior variance v by the ``nth`` further rollout: v n / ((n + nth) (n + nth + 1)).
+
+    Args:
+        variance: posterior variance now.
+        n: k + m, rollouts and the strength of the prior.
+        nth: rollouts before it, 0 for the next.
+    """
+    _, (variance, n, nth) = as_float64(variance, n, nth)
+    return variance * n / ((n + nth) * (n + nth + 1))
+
+
+def posterior_target(variance: Array, n: Array, k: Array, cost: float) -> Array:
+    """Number of rollouts at which the next one's :func:`posterior_gain` falls below ``cost``; infinite at cost 0."""
+    if not cost >= 0:
+        raise ValueError(f"cost must not be negative; got {cost}")
+    xp, (variance, n, k) = as_float64(variance, n, k)
+    if cost == 0:
+        return xp.where(variance > 0, xp.full_like(k, math.inf), k)
+    # The largest j with v n / ((n + j - 1)(n + j)) >= c.
+    return k + xp.floor(xp.clip(0.5 - n + xp.sqrt(0.25 + variance * n / cost), 0, None))
+
+
+def extra_rollouts(k: np.ndarray, spent: np.ndarray, target: np.ndarray, *, k_max: int, step: int | None) -> np.ndarray:
     """Rollouts each prompt asks for next (section 4.1.3, step 4).
 
     Args:
         k: scored rollouts of each prompt, shape (prompts,).
         spent: rollouts already dispatched for it, failed ones included; >= k. ``k_max`` bounds this one.
-        bias_sq: squared bias of its prior.
-        cost: marginal cost c of a rollout.
+        target: :func:`rollout_target` or :func:`posterior_target`; NaN asks for nothing.
         k_max: largest number of rollouts of a prompt.
         step: rollouts asked for at a time; None asks at once for all that is missing to the target.
 
     Returns:
         int64 counts, shape (prompts,); 0 where k has reached its target or fewer than ``step`` are left.
     """
-    target = rollout_target(bias_sq, cost)
     wants = k < target
     if step is None:
         gap = np.where(wants, np.ceil(np.where(wants, target, 0.0)) - k, 0)
@@ -63,27 +88,24 @@ def extra_rollouts(
     return np.where(wants & (np.asarray(spent) + step <= k_max), step, 0).astype(np.int64)
 
 
-def pad_dispatch(
-    asked: np.ndarray, k: np.ndarray, spent: np.ndarray, bias_sq: np.ndarray, *, multiple: int, k_max: int
+def hand_out(
+    rollouts: int, room: np.ndarray, gain: Callable[[np.ndarray, np.ndarray], np.ndarray], at_least: float = 0.0
 ) -> np.ndarray:
-    """Extra rollouts that bring a dispatch up to a multiple of ``multiple`` (section 4.1.3, step 4).
-
-    They are real rollouts, handed one by one to the prompt with the largest marginal return g(k)
-    that is under ``k_max`` (ties: the earlier prompt). If none is left the dispatch is smaller.
+    """Hand rollouts out one by one, each to the prompt it is expected to gain most for (ties: the earlier prompt).
 
     Args:
-        asked: rollouts already asked for in this dispatch, shape (prompts,).
-        k, spent, bias_sq: as in :func:`extra_rollouts`.
+        rollouts: how many there are.
+        room: largest number each prompt may get, shape (prompts,).
+        gain: (indices of prompts, how many each got before) -> gain of one more; it must fall with the second.
+        at_least: none is handed out for a gain below this, or for NaN.
 
     Returns:
-        int64 counts to add to ``asked``, shape (prompts,).
+        int64 counts, shape (prompts,); their sum is smaller than ``rollouts`` where room or gain run out.
     """
-    padding = int(-asked.sum() % multiple)
-    room = np.clip(k_max - spent - asked, 0, None)
-    prompt = np.repeat(np.arange(len(asked)), room)
-    # The n-th extra rollout of a prompt comes after the n-1 before it: g falls with k, so ranking all
-    # candidates at once hands them out exactly as one-by-one picking would.
+    prompt = np.repeat(np.arange(len(room)), room)
+    # The n-th of a prompt comes after the n-1 before it: the gain falls, so ranking all candidates at once (stably, for
+    # they are in the order of prompts) hands them out exactly as one-by-one picking would.
     nth = np.arange(len(prompt)) - np.repeat(np.cumsum(room) - room, room)
-    gain = marginal_return(bias_sq[prompt], k[prompt] + asked[prompt] + nth)
-    chosen = prompt[np.lexsort((nth, prompt, -gain))[:padding]]
-    return np.bincount(chosen, minlength=len(asked)).astype(np.int64)
+    gains = gain(prompt, nth)
+    best = np.argsort(-gains, kind="stable")[: max(rollouts, 0)]
+    return np.bincount(prompt[best[gains[best] >= at_least]], minlength=len(room)).astype(np.int64)

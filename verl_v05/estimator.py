@@ -76,6 +76,8 @@ def compute_v05_outcome_advantage(
         rows.rewards,
         rows.session_group,
         rows.prior,
+        strength=rows.strength,
+        baseline=inputs.settings.baseline,
         shaping=inputs.shaping,
         sigma_floor=inputs.settings.sigma_floor,
         group_weighting=inputs.settings.group_weighting,

@@ -31,6 +31,7 @@ def step_metrics(
         "rollouts/response_tokens": response_tokens,
         **_prior_metrics(record, rows, result),
         **_baseline_metrics(rows, result, settings),
+        **{f"calibration/{name}": value for name, value in record.belief_metrics.items()},
     }
     return {f"v05/{name}": float(value) for name, value in metrics.items()}
 
@@ -45,6 +46,7 @@ def _prior_metrics(record: StepRecord, rows: StepRows, result: Advantages) -> di
         "prior/accepted": accepted.sum() / groups,
         "prior/rejected": (known & ~accepted).sum() / groups,
         "prior/missing": missing.mean(),
+        "prior/unanswered": np.isnan(record.column("probability")).mean(),  # no probability, history may stand in
         "prior/mean": rows.prior[known].mean() if known.any() else 0.0,
         "prior/gap": gap.mean() if known.any() else 0.0,  # mean |V - mean reward|
         "prior/latency_s": record.prior_latency_s,
@@ -55,8 +57,10 @@ def _prior_metrics(record: StepRecord, rows: StepRows, result: Advantages) -> di
 
 
 def _baseline_metrics(rows: StepRows, result: Advantages, settings: V05Settings) -> dict[str, float]:
-    fused_mse, mean_mse = np.nan_to_num(baseline_mse(rows.rewards, rows.session_group, rows.prior))
+    strength = rows.strength
+    fused_mse, mean_mse = np.nan_to_num(baseline_mse(rows.rewards, rows.session_group, rows.prior, strength))
     return {
+        "fusion/strength": 0.0 if strength is None else strength.mean(),  # rollouts the prior is worth
         "fusion/weight": result.weight.mean(),
         "fusion/baseline": result.baseline.mean(),
         "fusion/mean_reward": result.mean_reward.mean(),

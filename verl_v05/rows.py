@@ -33,6 +33,12 @@ class StepRows:
         """Prior of each group, NaN where missing, shape (G,)."""
         return np.array([g.prior for g in self.groups])
 
+    @property
+    def strength(self) -> np.ndarray | None:
+        """Strength of each group's Beta prior, (G,); None with the paper's fusion, which has none."""
+        strength = np.array([g.strength for g in self.groups])
+        return None if np.isnan(strength).all() else strength
+
     def spread(self, per_session: np.ndarray) -> np.ndarray:
         """Copy a value of each session to its rows; 0 for padding, shape (R,)."""
         return np.where(self.row_session == NO_SESSION, 0.0, per_session[self.row_session])

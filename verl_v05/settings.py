@@ -9,10 +9,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from verl_v05.advantage import GROUP_WEIGHTINGS
+from verl_v05.advantage import BASELINES, GROUP_WEIGHTINGS
 
 KEY = "algorithm.v05"
 SCHEDULES = ("rounds", "streaming", "fixed")
+SHRINKAGE, EMPIRICAL_BAYES = FUSIONS = ("shrinkage", "empirical_bayes")
+OSLA, POSTERIOR = ALLOCATIONS = ("osla", "posterior")
 TO_TARGET = "to_target"
 
 
@@ -49,9 +51,20 @@ class PriorSettings:
 
 
 @dataclass
+class CalibrationSettings:
+    """How fast ``fusion=empirical_bayes`` forgets."""
+
+    forgetting: float = 0.9  # factor on what earlier steps knew of the parameters, at each step
+    history_forgetting: float = 0.75  # factor on a prompt's own earlier outcomes, at each new visit
+
+
+@dataclass
 class V05Settings:
     """The whole group. ``k`` counts rollouts of one prompt in one step."""
 
+    fusion: str = SHRINKAGE  # shrinkage: Eq. 9; empirical_bayes: a Beta prior fitted on line
+    baseline: str = "plain"  # or leave_one_out: each rollout against the baseline of the others
+    allocation: str = OSLA  # osla: Eq. 12; posterior: expected drop of the posterior variance a rollout
     schedule: str = "rounds"
     k_init: int = 4
     k_max: int = 16
@@ -59,20 +72,43 @@ class V05Settings:
     step: Any = 2  # rollouts asked for at a time, or "to_target"
     halt_share: float = 0.25  # rounds: stop when fewer than this share of the prompts ask
     pad_multiple: int = 32  # rounds: a dispatch is padded up to a multiple of this
-    max_rollouts_per_step: int | None = None  # streaming: cap on all rollouts of a step
+    # Cap on all rollouts of a step: streaming, and rounds with allocation=posterior, which divide it by gain.
+    max_rollouts_per_step: int | None = None
     sigma_floor: float = 0.1
     group_weighting: str = "per_prompt"
     outcome: OutcomeSettings = field(default_factory=OutcomeSettings)
     support: SupportSettings = field(default_factory=SupportSettings)
     prior: PriorSettings = field(default_factory=PriorSettings)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     allow_missing_state: bool = False  # resume a checkpoint that was written without V0.5
     record_dir: str | None = None  # one parquet a step: every rollout's reward, prior and advantage
 
     def __post_init__(self) -> None:
-        _require("schedule", self.schedule, self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+        for key, allowed in (
+            ("fusion", FUSIONS),
+            ("baseline", BASELINES),
+            ("allocation", ALLOCATIONS),
+            ("schedule", SCHEDULES),
+            ("group_weighting", GROUP_WEIGHTINGS),
+        ):
+            _require(key, getattr(self, key), getattr(self, key) in allowed, f"one of {', '.join(allowed)}")
+        posterior = self.allocation == POSTERIOR
+        _require(
+            "allocation",
+            self.allocation,
+            not posterior or self.fusion == EMPIRICAL_BAYES,
+            f"{OSLA} with fusion={self.fusion}, which has no posterior",
+        )
         _require("k_init", self.k_init, self.k_init >= 1, "at least 1")
         _require("k_max", self.k_max, self.k_max >= self.k_init, f"at least k_init ({self.k_init})")
-        _require("cost", self.cost, 0 < self.cost < math.inf, "a positive number")
+        divided = self.max_rollouts_per_step is not None and self.schedule == "rounds" and posterior
+        _require(
+            "cost",
+            self.cost,
+            0 < self.cost < math.inf or (self.cost == 0 and divided),
+            "a positive number, or 0 with schedule=rounds, allocation=posterior and max_rollouts_per_step, to spend "
+            "just that many",
+        )
         _require("step", self.step, self.step == TO_TARGET or _is_count(self.step), f"an integer >= 1 or {TO_TARGET!r}")
         _require("halt_share", self.halt_share, 0 <= self.halt_share <= 1, "in [0, 1]")
         _require("pad_multiple", self.pad_multiple, self.pad_multiple >= 1, "at least 1")
@@ -80,16 +116,11 @@ class V05Settings:
         _require(
             "max_rollouts_per_step",
             cap,
-            cap is None or (self.schedule == "streaming" and cap >= 1),
-            "null, or a positive integer with schedule=streaming (rounds are bounded by halt_share)",
+            cap is None or ((self.schedule == "streaming" or divided) and cap >= 1),
+            "null, or a positive integer with schedule=streaming, or with schedule=rounds and allocation=posterior "
+            "(other rounds are bounded by halt_share)",
         )
         _require("sigma_floor", self.sigma_floor, 0 < self.sigma_floor <= 1, "in (0, 1]")
-        _require(
-            "group_weighting",
-            self.group_weighting,
-            self.group_weighting in GROUP_WEIGHTINGS,
-            f"one of {', '.join(GROUP_WEIGHTINGS)}",
-        )
         low, high = self.outcome.low, self.outcome.high
         _require("outcome.low", low, math.isfinite(low), "finite")
         _require("outcome.high", high, low < high < math.inf, f"finite and greater than outcome.low ({low})")
@@ -100,6 +131,9 @@ class V05Settings:
             2 <= self.support.sample <= self.support.capacity,
             f"in [2, support.capacity ({self.support.capacity})], to hold both classes",
         )
+        for key in ("forgetting", "history_forgetting"):
+            value = getattr(self.calibration, key)
+            _require(f"calibration.{key}", value, 0 <= value <= 1, "in [0, 1]")
         _require("prior.timeout_s", self.prior.timeout_s, self.prior.timeout_s > 0, "a positive number of seconds")
 
     @property

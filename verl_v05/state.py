@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = "v05_state.json"
-FORMAT = 1
+FORMAT = 2
 
 
 def save_state(folder: str | os.PathLike, state: dict[str, Any]) -> None:

@@ -40,6 +40,8 @@ class Setup:
 
     estimator: str
     schedule: str | None  # of V0.5; None elsewhere
+    allocation: str  # of V0.5, as the label has it
+    fusion: str  # what of V0.5's fusion differs from the paper's, as the label has it; "" elsewhere
     filtered: bool  # prompts whose rollouts all agree are left out and replaced (DAPO)
     prompts: int  # prompts trained on, a step
     group: int
@@ -50,7 +52,8 @@ class Setup:
     def label(self) -> str:
         """Name of the method in every figure and table."""
         if self.estimator == V05:
-            return f"V0.5 fixed k={self.group}" if self.fixed else f"V0.5 OSLA ({self.schedule})"
+            dynamic = f"V0.5 {self.allocation} ({self.schedule})"
+            return (f"V0.5 fixed k={self.group}" if self.fixed else dynamic) + self.fusion
         if self.estimator == "gae":
             return "PPO"
         if self.estimator == "grpo" and self.filtered:
@@ -83,12 +86,20 @@ def read_setup(path: Path) -> Setup:
     return Setup(
         estimator=estimator,
         schedule=str(need("algorithm.v05.schedule")) if estimator == V05 else None,
+        allocation="posterior" if _value(config, "algorithm.v05.allocation", path) == "posterior" else "OSLA",
+        fusion=_fusion(config, path),
         filtered=bool(_value(config, "algorithm.filter_groups.enable", path)),
         prompts=int(need("data.train_batch_size")),
         group=int(need(ROLLOUTS_A_PROMPT)),
         seed=None if seed is None else int(seed),
         shown={name: "" if value is None else str(value).rstrip("/").split("/")[-1] for name, value in shown.items()},
     )
+
+
+def _fusion(config: DictConfig, path: Path) -> str:
+    beta = _value(config, "algorithm.v05.fusion", path) == "empirical_bayes"
+    left_out = _value(config, "algorithm.v05.baseline", path) == "leave_one_out"
+    return " EB" * beta + " LOO" * left_out
 
 
 def _value(config: DictConfig, key: str, path: Path) -> Any:

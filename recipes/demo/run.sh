@@ -2,7 +2,8 @@
 # One training run of the demo: a method of the paper's comparison (recipes/paper) at SETTING=cpu, and a seed.
 #   recipes/demo/run.sh METHOD SEED TASK_DIR RUN_DIR [hydra overrides]
 # METHOD: v05 (streaming) | v05_rounds | v05_fixed_k1 _k2 _k4 _k8 (no extra rollouts), these with a _v0 (value model) or
-# _none (no prior) behind them, or without (the prompts' history) | grpo16 | grpo8 | grpo4 | dapo | ppo.
+# _none (no prior) behind them, or without (the prompts' history), then with an _eb (empirical-Bayes fusion), then
+# with a _loo (leave-one-out baseline) | grpo16 | grpo8 | grpo4 | dapo | ppo.
 # Every method starts a step with 128 rollouts.
 set -euo pipefail
 
@@ -12,9 +13,11 @@ paper=$(cd "$(dirname "$0")/../paper" && pwd)
 export SETTING=cpu SEED=$seed TASK=$task OUT=$out
 
 bare=$method record=()
-case $method in
-  v05*_v0)   export PRIOR=v0 bare=${method%_v0} ;;
-  v05*_none) export PRIOR=none bare=${method%_none} ;;
+if [[ $bare == v05*_loo ]]; then export BASELINE=leave_one_out bare=${bare%_loo}; fi
+if [[ $bare == v05*_eb ]]; then export FUSION=empirical_bayes bare=${bare%_eb}; fi
+case $bare in
+  v05*_v0)   export PRIOR=v0 bare=${bare%_v0} ;;
+  v05*_none) export PRIOR=none bare=${bare%_none} ;;
 esac
 case $bare in
   v05)          export SCHEDULE=streaming script=v05 ;;

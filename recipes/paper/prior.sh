@@ -1,6 +1,8 @@
-# Who predicts success rates; sourced by the V0.5 scripts.
+# Who predicts success rates, and how that is fused with the rollouts; sourced by the V0.5 scripts.
 #   PRIOR      v0 (a value model; the paper's) | history (the prompts' own outcomes) | none       [v0; on cpu history]
 #   V0_MODEL   folder or hub id of the value model                    [the authors' release; on cpu the package's small one]
+#   FUSION     shrinkage (the paper's) | empirical_bayes (a Beta prior fitted on line)                       [shrinkage]
+#   BASELINE   plain (the paper's) | leave_one_out                                                               [plain]
 usual=$([[ $SETTING == cpu ]] && echo history || echo v0)
 PRIOR=${PRIOR:-$usual}
 prior=(algorithm.v05.prior.provider="$PRIOR")
@@ -15,4 +17,8 @@ fi
 if [[ $PRIOR == v0 && -n $V0_MODEL ]]; then
   prior+=(+algorithm.v05.prior.kwargs.model="$V0_MODEL")
 fi
+FUSION=${FUSION:-shrinkage} BASELINE=${BASELINE:-plain}
+prior+=(algorithm.v05.fusion="$FUSION" algorithm.v05.baseline="$BASELINE")
 suffix=$([[ $PRIOR == "$usual" ]] || echo "_$PRIOR")
+[[ $FUSION == shrinkage ]] || suffix+=_$FUSION
+[[ $BASELINE == plain ]] || suffix+=_$BASELINE

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from verl_v05.prior.base import Outcome, Prior, Query
+from verl_v05.prior.counts import PromptCounts, discount
 
 
 class HistoryPrior(Prior):
@@ -33,7 +34,7 @@ class HistoryPrior(Prior):
         self.forgetting = forgetting
         self.strength = strength
         self.min_rollouts = min_rollouts
-        self._counts: dict[str, tuple[float, float]] = {}  # prompt_id -> (successes, failures)
+        self._counts = PromptCounts(forgetting)
         self._global = (0.0, 0.0)
         self._rollouts_seen = 0
 
@@ -42,24 +43,19 @@ class HistoryPrior(Prior):
         if self._rollouts_seen < self.min_rollouts or success + failure == 0:
             return np.full(len(queries), np.nan)
         global_mean = success / (success + failure)
-        counts = np.array([self._counts.get(q.prompt_id, (0.0, 0.0)) for q in queries]).reshape(-1, 2)
+        counts = self._counts.of(queries)
         return (counts[:, 0] + self.strength * global_mean) / (counts.sum(axis=1) + self.strength)
 
     def update(self, outcomes: Sequence[Outcome], step: int) -> None:
-        for outcome in outcomes:
-            old = self._counts.get(outcome.query.prompt_id, (0.0, 0.0))
-            self._counts[outcome.query.prompt_id] = self._add(old, outcome.success * outcome.k, outcome.k)
+        self._counts.add(outcomes)
         rollouts = sum(o.k for o in outcomes)
-        self._global = self._add(self._global, sum(o.success * o.k for o in outcomes), rollouts)
+        self._global = discount(self._global, sum(o.success * o.k for o in outcomes), rollouts, self.forgetting)
         self._rollouts_seen += rollouts
 
     def state_dict(self) -> dict[str, Any]:
-        return {"counts": self._counts, "global": self._global, "rollouts_seen": self._rollouts_seen}
+        return {"counts": self._counts.state_dict(), "global": self._global, "rollouts_seen": self._rollouts_seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._counts = {prompt_id: tuple(pair) for prompt_id, pair in state["counts"].items()}
+        self._counts.load_state_dict(state["counts"])
         self._global = tuple(state["global"])
         self._rollouts_seen = state["rollouts_seen"]
-
-    def _add(self, old: tuple[float, float], successes: float, rollouts: int) -> tuple[float, float]:
-        return self.forgetting * old[0] + successes, self.forgetting * old[1] + rollouts - successes

@@ -4,7 +4,7 @@ Invariants:
 - priors are asked for when a batch opens, so they are computed while its first rollouts generate;
 - a group gets its answer (0 = complete) exactly once per settled dispatch, and is never left waiting:
   a prior that raises, times out or answers nonsense is missing, and counted;
-- the support buffer and the prior learn from a step only when the step is closed.
+- the support buffer, the prior and the belief learn from a step only when the step is closed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ray.util.placement_group import PlacementGroup
 from verl_v05.identity import fingerprint
 from verl_v05.prior import Outcome, Prior, Query, make_prior
 from verl_v05.prior.support_buffer import SupportBuffer
+from verl_v05.rollout.belief import make_belief
 from verl_v05.rollout.group import Group
 from verl_v05.rollout.record import StepRecord
 from verl_v05.rollout.schedule import make_schedule
@@ -58,6 +59,7 @@ class Allocator:
     def __init__(self, settings: V05Settings):
         self.settings = settings
         self.prior: Prior = make_prior(settings.prior)
+        self.belief = make_belief(settings)
         self.support = SupportBuffer(settings.support.capacity, settings.support.sample, settings.support.seed)
         self._batch_of: dict[str, Batch] = {}
         self._group_of: dict[str, Group] = {}
@@ -114,7 +116,7 @@ class Allocator:
         return await batch.settled(group)
 
     async def close_step(self, step: int) -> StepRecord:
-        """Return the step's record and let the support buffer and the prior learn from it.
+        """Return the step's record and let the support buffer, the prior and the belief learn from it.
 
         Raises:
             ValueError: a reward of the step was NaN, out of range or absent.
@@ -128,6 +130,9 @@ class Allocator:
         for group in record.groups:
             del self._group_of[group.uid], self._batch_of[group.uid]
         outcomes = record.outcomes()
+        self.belief.close(record.groups)
+        self.belief.learn(outcomes)
+        record.belief_metrics = self.belief.metrics()
         self.support.add(outcomes)
         try:
             await self._in_prior_thread(self.prior.update, outcomes, step)
@@ -138,7 +143,7 @@ class Allocator:
         return record
 
     async def state_dict(self) -> dict[str, Any]:
-        """JSON-serialisable state: support buffer and prior, None for one that does not give its state."""
+        """JSON-serialisable state: support buffer, belief and prior, None for one that does not give its state."""
         try:
             prior = await self._in_prior_thread(self.prior.state_dict)
         except Exception:
@@ -146,20 +151,22 @@ class Allocator:
             logger.exception("the checkpoint is without the prior's state")
             self._lost_states += 1
             prior = None
-        return {"provider": self.settings.prior.provider, "prior": prior, "support": self.support.state_dict()}
+        return {
+            "provider": self.settings.prior.provider,
+            "prior": prior,
+            "fusion": self.settings.fusion,
+            "belief": self.belief.state_dict(),
+            "support": self.support.state_dict(),
+        }
 
     async def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`; with ``allow_missing_state``, another provider's or a lost state is left out.
+        """Restore :meth:`state_dict`; ``allow_missing_state`` leaves out what is lost or of another provider or fusion.
 
         Raises:
-            ValueError: the state was written by another provider, or the prior's is missing in it.
+            ValueError: the state was written by another provider or fusion, or the prior's is missing in it.
         """
-        theirs, ours = state["provider"], self.settings.prior.provider
-        if theirs != ours and not self.settings.allow_missing_state:
-            raise ValueError(
-                f"the checkpoint's prior is {theirs!r}, the run's algorithm.v05.prior.provider is {ours!r}; set it "
-                "back, or start with a fresh prior by algorithm.v05.allow_missing_state=true"
-            )
+        same_prior = self._same(state, "provider", "prior.provider", self.settings.prior.provider)
+        same_fusion = self._same(state, "fusion", "fusion", self.settings.fusion)
         lost = state["prior"] is None
         if lost and not self.settings.allow_missing_state:
             raise ValueError(
@@ -167,8 +174,19 @@ class Allocator:
                 "from an earlier one, or start with a fresh prior by algorithm.v05.allow_missing_state=true"
             )
         self.support.load_state_dict(state["support"])
-        if theirs == ours and not lost:
+        if same_fusion:
+            self.belief.load_state_dict(state["belief"])
+        if same_prior and not lost:
             await self._in_prior_thread(self.prior.load_state_dict, state["prior"])
+
+    def _same(self, state: dict[str, Any], name: str, key: str, ours: str) -> bool:
+        """Whether the checkpoint was written with the same choice; ValueError where it must have been."""
+        if state[name] != ours and not self.settings.allow_missing_state:
+            raise ValueError(
+                f"the checkpoint's {name} is {state[name]!r}, the run's algorithm.v05.{key} is {ours!r}; set it "
+                "back, or start afresh by algorithm.v05.allow_missing_state=true"
+            )
+        return state[name] == ours
 
     async def _ask_prior(self, groups: Sequence[Group], context: list[Outcome] | None, record: StepRecord) -> None:
         asked_at = time.monotonic()
@@ -188,7 +206,8 @@ class Allocator:
             record.prior_failures += 1
             probability = np.where(out_of_range, math.nan, probability)
         for group, p in zip(groups, probability, strict=True):
-            group.prior = 2 * float(p) - 1
+            group.probability = float(p)
+        self.belief.open(groups)
         record.prior_latency_s += time.monotonic() - asked_at
 
     async def _metrics(self, step: int) -> dict[str, float]:

@@ -16,13 +16,16 @@ class Group:
     uid: str
     query: Query
     spent: int  # rollouts dispatched, failed ones included
-    prior: float = float("nan")  # V = 2p - 1, NaN while missing
+    prior: float = float("nan")  # V of the fusion: 2p - 1, or what the calibration makes of p and history; NaN: none
     rewards: dict[int, float] = field(default_factory=dict)  # session -> outcome reward in [-1, 1]
     failed: int = 0
     dispatches: int = 1
     asked: int = 0  # extra rollouts wanted by OSLA
     padded: int = 0  # extra rollouts received as padding of a dispatch
     cut: int = 0  # extra rollouts wanted but refused by the cap
+    probability: float = float("nan")  # p of the prior's provider, NaN while missing
+    history: tuple[float, float] = (0.0, 0.0)  # the prompt's discounted successes and failures of earlier steps
+    strength: float = float("nan")  # m of the empirical-Bayes fusion, in rollouts; NaN: none
 
     @property
     def k(self) -> int:

@@ -19,6 +19,7 @@ class StepRecord:
     prior_latency_s: float = 0.0  # from asking for the priors to having them, summed over the step's batches
     prior_wait_s: float = 0.0  # longest time a scored group waited for them: its share of the critical path
     prior_metrics: dict[str, float] = field(default_factory=dict)  # the provider's own
+    belief_metrics: dict[str, float] = field(default_factory=dict)  # parameters of the empirical-Bayes fusion
     prior_failures: int = 0  # calls of the provider that raised, timed out or answered nonsense
 
     @property

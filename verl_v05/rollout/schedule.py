@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from verl_v05.allocation import extra_rollouts, pad_dispatch
-from verl_v05.fusion import squared_bias
+from verl_v05.allocation import extra_rollouts, hand_out
+from verl_v05.rollout.demand import Demand, make_demand
 from verl_v05.rollout.group import Group
 from verl_v05.settings import V05Settings
 
@@ -36,15 +36,15 @@ class Schedule(ABC):
     def settled(self, uid: str) -> dict[str, int]:
         """All rollouts dispatched for ``uid`` have settled; return the groups released by that."""
 
-    def _asks(self, groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(rollouts asked for, k, spent, squared bias) of each group."""
-        k = np.array([g.k for g in groups])
-        spent = np.array([g.spent for g in groups])
-        # A group with nothing scored has mean 0 and counts as k = 1, which no prior in [-1, 1] contradicts.
-        prior = np.array([g.prior for g in groups])
-        bias_sq = squared_bias(np.array([g.mean_reward for g in groups]), np.maximum(k, 1), prior)
+    def _asks(self, demand: Demand) -> np.ndarray:
+        """Rollouts each group asks for."""
         s = self.settings
-        return extra_rollouts(k, spent, bias_sq, cost=s.cost, k_max=s.k_max, step=s.rollouts_per_ask), k, spent, bias_sq
+        return extra_rollouts(demand.k, demand.spent, demand.target, k_max=s.k_max, step=s.rollouts_per_ask)
+
+    def _left(self) -> int:
+        """Rollouts the step may still start."""
+        cap = self.settings.max_rollouts_per_step
+        return sys.maxsize if cap is None else max(0, cap - sum(g.spent for g in self.step_groups))
 
 
 class Fixed(Schedule):
@@ -62,14 +62,9 @@ class Streaming(Schedule):
 
     def settled(self, uid: str) -> dict[str, int]:
         group = self.groups[uid]
-        asked = int(self._asks([group])[0][0])
+        asked = int(self._asks(make_demand([group], self.settings))[0])
         granted = min(asked, self._left()) if asked else 0
         return {uid: group.grant(granted, cut=asked - granted)}
-
-    def _left(self) -> int:
-        """Rollouts the step may still start."""
-        cap = self.settings.max_rollouts_per_step
-        return sys.maxsize if cap is None else max(0, cap - sum(g.spent for g in self.step_groups))
 
 
 class Rounds(Schedule):
@@ -78,6 +73,9 @@ class Rounds(Schedule):
     A round is dispatched only if at least ``halt_share`` of the prompts ask; otherwise the batch halts
     and every group is released. Dispatches are padded to ``pad_multiple`` with real rollouts, which go to
     groups with a prior only: without one, more rollouts cannot settle a disagreement.
+
+    Under a cap, what is left of it is planned anew before every round: it goes where the next rollout is expected to
+    gain most, and a group asks for no more than its part of the plan.
     """
 
     def __init__(self, groups: Sequence[Group], settings: V05Settings, step_groups: Sequence[Group] | None = None):
@@ -90,23 +88,32 @@ class Rounds(Schedule):
 
     def _next_round(self) -> dict[str, int]:
         groups = list(self.groups.values())
-        asked, k, spent, bias_sq = self._asks(groups)
+        demand = make_demand(groups, self.settings)
+        asked = self._asks(demand)
+        if self.settings.max_rollouts_per_step is not None:
+            asked = np.minimum(asked, self._plan(demand))
         if not asked.any() or (asked > 0).sum() < self.settings.halt_share * len(groups):
             return dict.fromkeys(self.groups, 0)
-        paddable = ~np.isnan([g.prior for g in groups])
-        padded = np.zeros_like(asked)
-        padded[paddable] = pad_dispatch(
-            asked[paddable],
-            k[paddable],
-            spent[paddable],
-            bias_sq[paddable],
-            multiple=self.settings.pad_multiple,
-            k_max=self.settings.k_max,
-        )
+        padded = self._padding(demand, asked)
         granted = {g.uid: g.grant(int(a), padded=int(p)) for g, a, p in zip(groups, asked, padded, strict=True)}
         released = {uid: extra for uid, extra in granted.items() if extra}
         self._running = set(released)
         return released
+
+    def _plan(self, demand: Demand) -> np.ndarray:
+        """Division of the rollouts that are left of the cap."""
+        room = np.clip(self.settings.k_max - demand.spent, 0, None)
+        return hand_out(self._left(), room, demand.gain, at_least=self.settings.cost)
+
+    def _padding(self, demand: Demand, asked: np.ndarray) -> np.ndarray:
+        """Rollouts on top of those asked for."""
+        missing = -int(asked.sum()) % self.settings.pad_multiple
+        room = np.where(demand.known, np.clip(self.settings.k_max - demand.spent - asked, 0, None), 0)
+        return hand_out(
+            min(missing, self._left() - int(asked.sum())),
+            room,
+            lambda prompt, nth: demand.gain(prompt, asked[prompt] + nth),
+        )
 
 
 SCHEDULES: dict[str, type[Schedule]] = {"rounds": Rounds, "streaming": Streaming, "fixed": Fixed}
