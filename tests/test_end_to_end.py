@@ -149,8 +149,26 @@ def test_ppo_trains_its_critic_and_logs_to_wandb_without_an_account(
     assert frame["v05/total/rollouts"].tolist() == [96, 192]
 
 
+def test_the_beta_fusion_trains_on_a_hard_budget_of_rollouts(task: Path, tmp_path: Path) -> None:
+    budget = ["schedule=rounds", "cost=0", "max_rollouts_per_step=150", "halt_share=0", "pad_multiple=1"]
+    overrides = ["data.train_batch_size=24", *(f"algorithm.v05.{setting}" for setting in budget)]
+    frame = trained("v05_eb_loo", task, tmp_path, overrides)
+    assert frame["v05/rollouts/spent"].tolist() == [96, 150]  # nobody asks before anything is believed
+    assert frame["v05/rollouts/failed"].sum() == 0 and (frame["v05/fusion/strength"] > 0).all()
+    groups = recorded(tmp_path, 2)
+    replayed = advantages(
+        np.concatenate(groups["rewards"].to_list()),
+        np.repeat(np.arange(len(groups)), groups["k"]),
+        groups["prior"].to_numpy(),
+        strength=groups["strength"].to_numpy(),
+        baseline="leave_one_out",
+    )
+    used = np.concatenate(groups["advantages"].to_list())
+    np.testing.assert_allclose(used, replayed.advantage.astype(np.float32), rtol=1e-6)
+
+
 def trained(method: str, task: Path, out: Path, overrides: list[str]) -> pd.DataFrame:
-    """Metrics of two training steps of one of verl's own methods."""
+    """Metrics of two training steps."""
     prompts = overrides[0].split("=")[1]
     quick = [f"actor_rollout_ref.actor.ppo_mini_batch_size={prompts}", "trainer.test_freq=-1", *NO_VALIDATION]
     train(method, 0, task, out, Console(stderr=True), [*overrides, *quick], steps=2)

@@ -20,14 +20,18 @@ NAN = float("nan")
 def group(uid: str, rewards: list[float], prior: float, **counts: int) -> Group:
     """A group whose failed sessions come after the scored ones."""
     spent = len(rewards) + counts.get("failed", 0)
-    return Group(uid, Query(uid, "", "s"), spent, prior, dict(enumerate(rewards)), **counts)
+    return Group(
+        uid, Query(uid, "", "s"), spent, prior, dict(enumerate(rewards)), probability=(prior + 1) / 2, **counts
+    )
 
 
 def metrics_of(record: StepRecord, settings: V05Settings | None = None, tokens: int = 0) -> dict[str, float]:
     settings = settings or V05Settings()
     keys = [f"{g.uid}_{session}_0" for g in record.groups for session in g.rewards]
     rows = match_rows(keys, [False] * len(keys), record)
-    result = advantages(rows.rewards, rows.session_group, rows.prior, sigma_floor=settings.sigma_floor)
+    result = advantages(
+        rows.rewards, rows.session_group, rows.prior, strength=rows.strength, sigma_floor=settings.sigma_floor
+    )
     return step_metrics(record, rows, result, settings, tokens)
 
 
@@ -66,6 +70,8 @@ def test_values_of_a_case_worked_out_by_hand() -> None:
         "prior/accepted": 2 / 5,
         "prior/rejected": 1 / 5,
         "prior/missing": 1 / 5,
+        "prior/unanswered": 1 / 5,
+        "fusion/strength": 0,
         "prior/mean": (0.6 - 1 + 1) / 3,
         "prior/gap": (0.1 + 2 + 0) / 3,
         "prior/latency_s": 1.5,
@@ -128,3 +134,19 @@ def test_sigma_at_its_floor_is_counted_for_any_floor(floor: float) -> None:
     record = StepRecord(1, [group("a", [1, 1, 1, 1], 1.0), group("b", [1, -1, 1, -1], 0.0)])
     found = metrics_of(record, V05Settings(sigma_floor=floor))
     assert found["v05/fusion/sigma_at_floor"] == (1.0 if floor == 1.0 else 0.5)
+
+
+def test_the_beta_fusion_reports_its_strength_and_its_own_error() -> None:
+    groups = [group("a", [1, -1], NAN), group("b", [1, 1, -1, -1], 0.5)]
+    for g, prior, strength in zip(groups, (0.5, 0.5), (1.0, 3.0), strict=True):
+        g.prior, g.strength = prior, strength
+    found = metrics_of(
+        StepRecord(1, groups, belief_metrics={"log_strength": 0.7}), V05Settings(fusion="empirical_bayes")
+    )
+    assert found["v05/fusion/strength"] == 2 and found["v05/calibration/log_strength"] == 0.7
+    assert (found["v05/prior/missing"], found["v05/prior/unanswered"]) == (0, 0.5)
+    # Left out of a: (+-1 + .5) / 2; of b: a third of +-1 over 3 + 1.5 over 3, halved. Group variances 2 and 4/3.
+    a = [(1 + 0.25) ** 2 - 2, (-1 - 0.75) ** 2 - 2]
+    left = {1: (-1 + 1.5) / 6, -1: (1 + 1.5) / 6}
+    b = [(r - left[r]) ** 2 - 4 / 3 for r in (1, 1, -1, -1)]
+    assert found["v05/baseline_mse/fused"] == pytest.approx(sum(a + b) / 6, abs=1e-12)

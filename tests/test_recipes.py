@@ -19,6 +19,8 @@ METHODS = {  # script, variables, group size
     "v05 rounds": ("v05", {}, 4),
     "v05 streaming": ("v05", {"SCHEDULE": "streaming"}, 4),
     **{f"v05 fixed k = {k}": ("v05_fixed_k", {"K": str(k)}, k) for k in (1, 2, 4, 8)},
+    "v05 empirical Bayes": ("v05", {"FUSION": "empirical_bayes"}, 4),
+    "v05 fixed empirical Bayes": ("v05_fixed_k", {"FUSION": "empirical_bayes", "BASELINE": "leave_one_out"}, 4),
     **{f"grpo {g}": ("grpo", {"GROUP": str(g)}, g) for g in (16, 8, 4)},
     "dapo": ("dapo", {}, 16),
     "ppo": ("ppo", {}, 4),
@@ -132,6 +134,17 @@ def test_the_prior_is_the_papers_unless_another_is_named(
 ) -> None:
     prior = recipes.config("v05", **variables).algorithm.v05.prior
     assert (prior.provider, prior.kwargs.get("model")) == (provider, model)
+
+
+def test_the_fusion_is_the_papers_unless_another_is_named(recipes: Recipes) -> None:
+    def chosen(script: str, **variables: str) -> tuple[str, str, str]:
+        v05 = recipes.config(script, **variables).algorithm.v05
+        return v05.fusion, v05.baseline, v05.allocation
+
+    ours = {"FUSION": "empirical_bayes", "BASELINE": "leave_one_out"}
+    assert chosen("v05") == chosen("v05_fixed_k") == ("shrinkage", "plain", "osla")
+    assert chosen("v05", **ours) == ("empirical_bayes", "leave_one_out", "posterior")
+    assert chosen("v05_fixed_k", **ours) == ("empirical_bayes", "leave_one_out", "osla")
 
 
 @pytest.mark.parametrize(
