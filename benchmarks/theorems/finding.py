@@ -1,0 +1,78 @@
+"""One checked statement, and the page that lists them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Literal, get_args
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+Verdict = Literal["holds", "holds with a condition", "fails"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A statement of the paper and what enumeration says of it."""
+
+    where: str  # in the paper
+    says: str
+    verdict: Verdict
+    evidence: str  # the numbers
+    figure: str | None = None  # name of the figure that shows it, without suffix
+
+
+@dataclass(frozen=True)
+class Section:
+    """Findings that share figures; a figure is drawn when the page is written."""
+
+    title: str
+    findings: Sequence[Finding]
+    figures: Sequence[tuple[str, str, Callable[[], plt.Figure]]]  # (name, caption, draws it)
+
+
+def table(findings: Sequence[Finding]) -> str:
+    """Markdown table of findings."""
+    lines = ["| where | the paper says | verdict | evidence |", "|:--|:--|:--|:--|"]
+    for f in findings:
+        shown = f" ([figure]({f.figure}.png))" if f.figure else ""
+        cells = (f.where, f.says, f"**{f.verdict}**", f.evidence + shown)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def write(folder: Path, introduction: str, sections: Sequence[Section]) -> None:
+    """Write README.md and the figures into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = Counter(f.verdict for section in sections for f in section.findings)
+    parts = [introduction, ", ".join(f"**{verdict}**: {counts[verdict]}" for verdict in get_args(Verdict)) + "."]
+    for section in sections:
+        parts += [f"## {section.title}", table(section.findings)]
+        for name, caption, draw in section.figures:
+            figure, buffer = draw(), BytesIO()
+            figure.savefig(buffer, format="png", dpi=110)
+            plt.close(figure)
+            _replace(folder / f"{name}.png", buffer.getvalue())
+            parts += [f"![{name}]({name}.png)", caption]
+    _replace(folder / "README.md", ("\n\n".join(parts) + "\n").encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def panels(count: int, height: float = 3.8) -> tuple[plt.Figure, list[plt.Axes]]:
+    """A row of axes with grids."""
+    figure, axes = plt.subplots(1, count, figsize=(5.2 * count, height), constrained_layout=True, squeeze=False)
+    for axis in axes[0]:
+        axis.grid(alpha=0.3)
+    return figure, list(axes[0])
