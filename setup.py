@@ -36,6 +36,7 @@ setup(
         "pyarrow",
         "ray",
         "rich",
+        "scipy",
         "torch",
         "TransferQueue>=0.1.10",
     ],

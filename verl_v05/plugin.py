@@ -2,8 +2,8 @@
 
 verl imports plugins at the end of its own import, in every process, and hides what they raise. So this module
 does little (it must not slow down processes that never train) and nothing that may fail: the CPU platform is
-registered at once; trainer and estimator follow when verl's V1 trainer is imported, the CPU engines when its
-engines are, outside verl's reach, where an error is an error.
+registered at once; trainer and estimator follow when verl's V1 trainer is imported, the related work's estimators
+when verl's are, the CPU engines when its engines are, outside verl's reach, where an error is an error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from omegaconf import OmegaConf
 from verl_v05.contract import check_version
 
 # What registers itself with a package of verl's, once that is imported.
-FOLLOWERS = {"verl.trainer.ppo.v1": "verl_v05.trainer", "verl.workers.engine": "verl_v05.platform.cpu_engine"}
+FOLLOWERS = {
+    "verl.trainer.ppo.v1": "verl_v05.trainer",
+    "verl.trainer.ppo.core_algos": "verl_v05.literature.register",
+    "verl.workers.engine": "verl_v05.platform.cpu_engine",
+}
 
 
 class _ThenImport(Loader):

@@ -15,6 +15,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_v05.contract import check_contract
 from verl_v05.cost import Cost, discarded_rollouts, load_cost, save_cost
+from verl_v05.literature.register import HA_DW, HA_DW_RUN, check_parameters
 from verl_v05.prior import Outcome
 from verl_v05.prompt import make_query
 from verl_v05.recorder import check_folder, write_outcomes
@@ -31,7 +32,10 @@ class SyncTrainer(PPOTrainerSync):
     """
 
     def fit(self, agent_loop_manager: AgentLoopManager) -> None:
-        self._cost = load_cost(self._checkpoint_folder(resumed=True)) if self.global_steps > 0 else Cost()
+        resumed = self._checkpoint_folder(resumed=True) if self.global_steps > 0 else None
+        self._cost = load_cost(resumed) if resumed else Cost()
+        if self._tracks_anchor:
+            HA_DW_RUN.restore(resumed)
         super().fit(agent_loop_manager)
 
     def on_step_begin(self) -> None:
@@ -45,6 +49,8 @@ class SyncTrainer(PPOTrainerSync):
 
     def _save_checkpoint(self) -> None:
         save_cost(self._checkpoint_folder(), self._cost.wait(time.monotonic() - self._step_began))
+        if self._tracks_anchor:
+            HA_DW_RUN.save(self._checkpoint_folder())
         super()._save_checkpoint()
 
     def _compute_metrics(
@@ -53,6 +59,10 @@ class SyncTrainer(PPOTrainerSync):
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         self._cost = self._cost.wait(timing_raw["step"])
         metrics.update(self._cost.metrics())
+
+    @property
+    def _tracks_anchor(self) -> bool:
+        return self.config.algorithm.adv_estimator == HA_DW
 
     def _checkpoint_folder(self, resumed: bool = False) -> str:
         trainer = self.config.trainer
@@ -80,6 +90,7 @@ class RecordedTrainer(SyncTrainer):
     def __init__(self, config: DictConfig):
         check_contract()
         check_folder(config)
+        check_parameters(config.algorithm)
         super().__init__(config)
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:

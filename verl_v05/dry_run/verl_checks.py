@@ -28,6 +28,8 @@ def _check(config: DictConfig) -> list[Problem]:
     from verl.trainer.ppo.v1 import get_trainer_cls
     from verl.utils.config import omega_conf_to_dataclass, validate_config
 
+    from verl_v05.literature.register import check_parameters
+
     problems = []
     if config.algorithm.adv_estimator not in ADV_ESTIMATOR_REGISTRY:
         known = ", ".join(sorted(ADV_ESTIMATOR_REGISTRY))
@@ -35,6 +37,7 @@ def _check(config: DictConfig) -> list[Problem]:
     calls: list[tuple[str, Callable[[], object]]] = [
         ("trainer.v1.trainer_mode", lambda: get_trainer_cls(config.trainer.v1.trainer_mode)),
         ("verl", lambda: validate_config(config, need_reference_policy(config), need_critic(config))),
+        ("algorithm", lambda: check_parameters(config.algorithm)),
         (ROLLOUT, lambda: omega_conf_to_dataclass(OmegaConf.select(config, ROLLOUT))),
     ]
     for where, call in calls:

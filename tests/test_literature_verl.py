@@ -1,0 +1,195 @@
+"""The related work's estimators as verl finds and calls them, and HA-DW's anchor in a checkpoint."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+from verl.protocol import DataProto
+from verl.trainer.ppo.core_algos import get_adv_estimator_fn
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+
+from verl_v05.literature import bnpo, ha_dw, james_stein, mc_grpo, qae
+from verl_v05.literature.register import FILE, HA_DW_RUN, check_parameters, load_parameters
+from verl_v05.plugin import FOLLOWERS
+from verl_v05.sync_trainer import SyncTrainer
+
+NAMES = ("mc_grpo", "qae", "bnpo", "james_stein", "ha_dw")
+PURE = {
+    "mc_grpo": mc_grpo.advantages,
+    "qae": qae.advantages,
+    "bnpo": bnpo.advantages,
+    "james_stein": james_stein.advantages,
+    "ha_dw": lambda rewards, group, **kw: ha_dw.step(ha_dw.Anchor(), rewards, group, **kw)[1],
+}
+
+
+@pytest.fixture(autouse=True)
+def no_anchor() -> None:
+    HA_DW_RUN.restore(None)
+
+
+def verl_batch(seed: int = 0, padding: int = 3) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Token rewards, mask and uids of groups of 1 to 6, rows in any order, the last ones verl's padding."""
+    rng = np.random.default_rng(seed)
+    uids = np.array([f"uid{i}" for i, k in enumerate([1, 6, 4, 5, 3]) for _ in range(k)], dtype=object)
+    uids = np.r_[uids[rng.permutation(len(uids))], uids[:padding]]
+    length = rng.integers(1, 7, len(uids))
+    mask = torch.as_tensor(np.arange(8) < length[:, None]).long()
+    rewards = torch.zeros(len(uids), 8)
+    rewards[torch.arange(len(uids)), torch.as_tensor(length) - 1] = torch.as_tensor(
+        rng.integers(0, 2, len(uids))
+    ).float()
+    mask[len(uids) - padding :] = 0
+    return rewards, mask, uids
+
+
+def config(*overrides: str) -> DictConfig:
+    """What ``python -m verl.trainer.main_ppo`` makes of overrides."""
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose("ppo_trainer", list(overrides))
+
+
+def test_verls_estimators_bring_ours_with_them() -> None:
+    assert FOLLOWERS["verl.trainer.ppo.core_algos"] == "verl_v05.literature.register"
+    for name in NAMES:
+        assert get_adv_estimator_fn(name).__name__ == f"compute_{name}_outcome_advantage"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_token_of_the_mask_gets_the_pure_advantage_and_padding_counts_for_nothing(name: str) -> None:
+    rewards, mask, uids = verl_batch()
+    advantages, returns = get_adv_estimator_fn(name)(rewards, mask, uids)
+
+    real = slice(0, len(uids) - 3)
+    outcome, group = rewards[real].sum(dim=1).double().numpy(), pd.Categorical(uids[real]).codes
+    expected = PURE[name](outcome, group).advantage
+    np.testing.assert_allclose(advantages[real, 0].numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(expected).max() > 0
+    assert torch.equal(advantages, advantages[:, :1] * mask)
+    assert (advantages[-3:] == 0).all()
+    assert torch.equal(advantages, returns) and advantages.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_verls_dispatch_reaches_the_estimator_with_the_parameters_of_the_command_line(name: str) -> None:
+    changes = {
+        "mc_grpo": {"eps": 1.0},
+        "qae": {"k": 0.7, "eps": 0.5},
+        "bnpo": {"low": -1.0, "max_weight": 0.9},
+        "james_stein": {"leave_one_out": False},
+        "ha_dw": {"scale": 2.0, "low": -1.0, "eta": 3.0},
+    }[name]
+    given = [f"+algorithm.{name}.{key}={value}" for key, value in changes.items()]
+    algorithm = config(f"algorithm.adv_estimator={name}", *given).algorithm
+    rewards, mask, uids = verl_batch(1, padding=0)
+    data = DataProto.from_dict({"token_level_rewards": rewards, "response_mask": mask}, non_tensors={"uid": uids})
+    keys = [f"{uid}_{i}_0" for i, uid in enumerate(uids)]
+    data = compute_advantage_for_multi_trajectories(data, keys, algorithm.adv_estimator, config=algorithm)
+
+    outcome, group = rewards.sum(dim=1).double().numpy(), pd.Categorical(uids).codes
+    expected = PURE[name](outcome, group, **changes).advantage
+    np.testing.assert_allclose(data.batch["advantages"][:, 0].numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(expected, PURE[name](outcome, group).advantage)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+algorithm.qae.quantile=0.4"], r"algorithm\.qae\.quantile: .* \(known keys: k, interpolate, eps\)"),
+        (["+algorithm.qae.k=large"], r"algorithm\.qae\.k: Value 'large'"),
+        (["+algorithm.qae=0.4"], r"algorithm\.qae=0\.4 is not allowed: set one of its keys, algorithm\.qae\.KEY"),
+    ],
+)
+def test_keys_that_mean_nothing_are_refused_by_name_before_anything_is_generated(
+    overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_parameters(config("algorithm.adv_estimator=qae", *overrides).algorithm)
+
+
+def test_verls_own_estimators_are_none_of_our_business() -> None:
+    check_parameters(config("algorithm.adv_estimator=grpo", "+algorithm.qae.quantile=0.4").algorithm)
+    assert load_parameters(None, "qae") == {"k": 0.4, "interpolate": False, "eps": 1e-6}
+
+
+def test_values_and_rewards_out_of_range_are_refused_by_the_name_of_the_group() -> None:
+    rewards, mask, uids = verl_batch()
+    with pytest.raises(ValueError, match=r"algorithm\.qae: k must be in \(0, 1\); got 1.5"):
+        get_adv_estimator_fn("qae")(rewards, mask, uids, config={"qae": {"k": 1.5}})
+    with pytest.raises(ValueError, match=r"algorithm\.bnpo: rewards must be in \[low, high\] = \[0.0, 1.0\]; got"):
+        get_adv_estimator_fn("bnpo")(2 * rewards - 0.1, mask, uids)
+
+
+def test_ha_dw_remembers_the_batches_of_its_run() -> None:
+    estimator = get_adv_estimator_fn("ha_dw")
+    anchor = ha_dw.Anchor()
+    for seed in range(3):
+        rewards, mask, uids = verl_batch(seed, padding=0)
+        token_level, _ = estimator(rewards, mask, uids)
+        outcome, group = rewards.sum(dim=1).double().numpy(), pd.Categorical(uids).codes
+        anchor, expected = ha_dw.step(anchor, outcome, group)
+        np.testing.assert_allclose(token_level[:, 0].numpy(), expected.advantage, rtol=1e-5, atol=1e-6)
+    assert HA_DW_RUN.anchor == anchor and len(anchor.recent) == 3
+
+
+def trainer(folder: Path, adv_estimator: str, step: int, monkeypatch: pytest.MonkeyPatch) -> SyncTrainer:
+    """A trainer that neither trains nor writes weights."""
+    monkeypatch.setattr(PPOTrainerSync, "fit", lambda *_: None)
+    monkeypatch.setattr(PPOTrainerSync, "_save_checkpoint", lambda *_: None)
+    made = object.__new__(SyncTrainer)
+    made.global_steps, made._step_began = step, 0.0
+    made.config = OmegaConf.create(
+        {
+            "algorithm": {"adv_estimator": adv_estimator},
+            "trainer": {"default_local_dir": str(folder), "resume_mode": "auto"},
+        }
+    )
+    return made
+
+
+def test_checkpoints_carry_the_anchor_and_new_runs_start_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    nobody: Any = SimpleNamespace()
+    run = trainer(tmp_path, "ha_dw", 0, monkeypatch)
+    run.fit(nobody)
+    HA_DW_RUN.anchor = saved = ha_dw.Anchor(0.25, (0.2, 0.3))
+    run.global_steps = 2
+    run._save_checkpoint()
+    HA_DW_RUN.anchor = ha_dw.Anchor(0.9, (0.9,))
+    trainer(tmp_path, "ha_dw", 2, monkeypatch).fit(nobody)
+    assert HA_DW_RUN.anchor == saved and "starts anew" not in caplog.text
+
+    trainer(tmp_path, "ha_dw", 0, monkeypatch).fit(nobody)
+    assert HA_DW_RUN.anchor == ha_dw.Anchor()
+
+    trainer(tmp_path, "ha_dw", 3, monkeypatch).fit(nobody)
+    assert HA_DW_RUN.anchor == ha_dw.Anchor() and "starts anew at the resumed step" in caplog.text
+
+
+def test_other_estimators_write_no_anchor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trainer(tmp_path, "grpo", 0, monkeypatch)
+    run.fit(SimpleNamespace())
+    run._save_checkpoint()
+    assert not list(tmp_path.rglob(FILE))
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"belief": 2, "recent": []}', '{"belief": 0.5, "recent": ["a"]}'])
+def test_a_damaged_anchor_is_refused_with_the_way_out(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(ValueError, match="damaged .* delete it"):
+        HA_DW_RUN.restore(tmp_path)
+
+
+def test_the_file_is_json_that_people_can_read(tmp_path: Path) -> None:
+    HA_DW_RUN.anchor = ha_dw.Anchor(0.25, (0.2, 0.3))
+    HA_DW_RUN.save(tmp_path)
+    assert json.loads((tmp_path / FILE).read_text()) == {"belief": 0.25, "recent": [0.2, 0.3]}
