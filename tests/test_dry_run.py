@@ -440,6 +440,8 @@ def test_verl_itself_refuses() -> None:
 
     assert "Unknown trainer 'nobody'. Available trainers: " in refused("trainer.v1.trainer_mode=nobody")
     assert "adv_estimator='nobody' is not allowed: it must be one of " in refused("algorithm.adv_estimator=nobody")
+    estimator = ("algorithm.adv_estimator=qae", "+algorithm.qae.quantile=0.4")
+    assert "algorithm: Key 'quantile' not in 'qae'" in refused(*estimator)
     assert "Invalid loss_agg_mode: nonsense" in refused(f"{ACTOR}.loss_agg_mode=nonsense")
     assert "Please set at least one of 'actor.ppo_micro_batch_size'" in refused(f"{ACTOR}.use_dynamic_bsz=false")
     assert "pipeline_model_parallel_size > 1" in refused(f"{ROLLOUT}.pipeline_model_parallel_size=2")
