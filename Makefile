@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Written once at installation: without bytecode every process of a run compiles verl and sglang again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast data bench compare compare-priors small-v0 lint clean
+.PHONY: demo test test-fast data bench bench-estimators theorems schedules compare compare-priors compare-fusion small-v0 lint clean
 
 # `make data ARGS="--local DIR"`, `make bench MODEL=FOLDER_OR_HUB_ID ARGS="--benchmarks aime24 amc23"`. Without a model and
 # without a GPU, bench asks a small model a sample.
@@ -28,11 +28,24 @@ data: $(VENV)/installed
 bench: $(VENV)/installed
 	python -m benchmarks.bench $(MODEL) $(ARGS)
 
+# Needs the public data and a value model trained on them: ARGS="--public FOLDER --prior-model MODEL --encoder FOLDER".
+bench-estimators: $(VENV)/installed
+	python -m benchmarks.estimators $(ARGS)
+
+theorems: $(VENV)/installed
+	python -m benchmarks.theorems $(ARGS)
+
+schedules: $(VENV)/installed
+	python -m benchmarks.schedules $(ARGS)
+
 compare: $(VENV)/installed
 	python -m benchmarks.demo_compare
 
 compare-priors: $(VENV)/installed
 	python -m benchmarks.prior_compare
+
+compare-fusion: $(VENV)/installed
+	python -m benchmarks.fusion_compare $(ARGS)
 
 small-v0: $(VENV)/installed
 	recipes/value_model/small.sh runs/value_model/small

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from verl_v05.prior.base import Query
 
@@ -35,8 +34,8 @@ class Group:
     @property
     def mean_reward(self) -> float:
         """Mean outcome reward, in [-1, 1]; 0 if nothing was scored."""
-        # Session order, not order of arrival: float sums must not depend on timing.
-        return float(np.mean([self.rewards[s] for s in sorted(self.rewards)])) if self.rewards else 0.0
+        # An exact sum: it must not depend on the order of arrival.
+        return math.fsum(self.rewards.values()) / self.k if self.rewards else 0.0
 
     def grant(self, asked: int, padded: int = 0, cut: int = 0) -> int:
         """Book extra rollouts and return how many to start."""
