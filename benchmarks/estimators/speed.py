@@ -1,0 +1,207 @@
+"""``python -m benchmarks.estimators.speed``: what the method's arithmetic costs, beside verl's GRPO on the same rows.
+
+Two functions are timed in turns in one process, so that whatever else the machine does happens to both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.progress import track
+from verl.trainer.ppo.core_algos import (
+    compute_grpo_outcome_advantage,
+    compute_grpo_vectorized_outcome_advantage,
+)
+
+from benchmarks.bench.samples import write_text
+from verl_v05.advantage import advantages
+from verl_v05.allocation import extra_rollouts, hand_out, posterior_gain, posterior_target, rollout_target
+from verl_v05.calibration import Calibration, Evidence
+from verl_v05.empirical_bayes import fuse_beta, posterior_variance
+from verl_v05.estimator import StepInputs, compute_v05_outcome_advantage, step_inputs
+from verl_v05.fusion import squared_bias
+from verl_v05.prior import Query
+from verl_v05.rollout.demand import make_demand
+from verl_v05.rollout.group import Group
+from verl_v05.rows import StepRows
+from verl_v05.settings import V05Settings
+
+K = (4, 16)  # sizes of groups
+PROMPTS, FEW_TOKENS = 2048, 16
+ADVANTAGE_TARGET = 0.2  # of verl's time
+DECISION_TARGET_MS = 1.0
+Work = Callable[[], object]
+
+
+def paired(ours: Work, theirs: Work, repeats: int) -> pd.DataFrame:
+    """Seconds of each, called in turns: columns ``ours`` and ``theirs``, one row a turn; the first turn is left out."""
+    ours(), theirs()
+    return pd.DataFrame({"ours": _seconds(ours), "theirs": _seconds(theirs)} for _ in range(repeats))
+
+
+def step_of(rows: int, seed: int) -> tuple[StepRows, np.ndarray]:
+    """About ``rows`` rollouts in groups of ``K``, with a Beta prior each, and the uid of each row."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(K[0], K[1] + 1, size=round(2 * rows / sum(K)))
+    rate = rng.beta(0.5, 0.5, len(sizes))
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    number = np.arange(len(group)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rewards = np.where(rng.random(len(group)) < rate[group], 1.0, -1.0)
+    groups = [
+        Group(f"u{i}", Query(f"p{i}", "", "speed"), spent=int(k), prior=2 * p - 1, strength=4.0)
+        for i, (k, p) in enumerate(zip(sizes, rate, strict=True))
+    ]
+    for g, session, reward in zip(group, number, rewards, strict=True):
+        groups[g].rewards[int(session)] = float(reward)
+    row = np.arange(len(group))
+    return StepRows(row, row, group, number, rewards, groups), np.array([f"u{g}" for g in group], dtype=object)
+
+
+def advantage_times(rows: int, tokens: int, repeats: int, seed: int) -> list[dict[str, str]]:
+    """Our advantages beside verl's: the arrays alone, and the registered estimators with their (R, T) products."""
+    step, index = step_of(rows, seed)
+    rewards = torch.zeros(len(index), tokens)
+    rewards[:, -1] = torch.as_tensor(step.rewards)
+    mask = torch.ones(len(index), tokens)
+    verl = partial(compute_grpo_outcome_advantage, rewards, mask, index)
+    vectorised = partial(compute_grpo_vectorized_outcome_advantage, rewards, mask, index)
+    prior, strength = step.prior, step.strength
+
+    def estimator(baseline: str) -> object:
+        with step_inputs(StepInputs(step, 0.0, V05Settings(fusion="empirical_bayes", baseline=baseline))):
+            return compute_v05_outcome_advantage(rewards, mask, index)
+
+    compared = [
+        ("estimator, empirical Bayes", partial(estimator, "plain"), verl),
+        ("estimator, empirical Bayes, leave-one-out", partial(estimator, "leave_one_out"), verl),
+        ("estimator, empirical Bayes", partial(estimator, "plain"), vectorised),
+    ]
+    if tokens == FEW_TOKENS:  # else verl's product with the mask is what is timed
+        alone = partial(advantages, step.rewards, step.session_group, prior)
+        beta = partial(alone, strength=strength)
+        compared = [("`advantages`, Eq. 9", alone, verl), ("`advantages`, empirical Bayes", beta, verl), *compared]
+    found = []
+    for name, ours, theirs in compared:
+        seconds = paired(ours, theirs, repeats)
+        ratio = seconds["ours"] / seconds["theirs"]
+        against = theirs.func.__name__
+        row = {"ours": name, "verl's": f"`{against}`", "rows": f"{len(index):,}", "tokens": str(tokens)}
+        row |= {"ours, ms": _ms(seconds["ours"]), "verl's, ms": _ms(seconds["theirs"]), "ratio": _spread(ratio)}
+        bound = f"≤ {ADVANTAGE_TARGET}: {_met(ratio.median() <= ADVANTAGE_TARGET)}" if theirs is verl else ""
+        found.append(row | {"target": bound})
+    return found
+
+
+def decision_times(repeats: int, seed: int) -> list[dict[str, str]]:
+    """One allocation decision and one fit for a step of ``PROMPTS`` prompts."""
+    step, _ = step_of(PROMPTS * sum(K) // 2, seed)
+    k = np.array([g.k for g in step.groups])
+    mean = np.array([g.mean_reward for g in step.groups])
+    prior, strength, successes = step.prior, step.strength, (mean + 1) / 2 * k
+    evidence = Evidence((prior + 1) / 2, np.zeros(len(k)), np.zeros(len(k)))
+    s, start = V05Settings(), Calibration.start()
+    calibration = start.fit(evidence, successes, k)
+    ask = partial(extra_rollouts, k, k, k_max=s.k_max, step=s.rollouts_per_ask)
+
+    def variance() -> np.ndarray:
+        return posterior_variance(fuse_beta(mean, k, prior, strength).baseline, k, strength)
+
+    def plan() -> object:
+        v, n = variance(), k + strength
+        return hand_out(len(k), s.k_max - k, lambda i, nth: posterior_gain(v[i], n[i], nth))
+
+    timed = {
+        "OSLA: bias, target, rollouts asked for": lambda: ask(rollout_target(squared_bias(mean, k, prior), s.cost)),
+        "posterior: variance, target, rollouts asked for": lambda: ask(
+            posterior_target(variance(), k + strength, k, s.cost)
+        ),
+        "posterior under a budget: variance, division of one more rollout a prompt": plan,
+        "the schedule's view of its groups (`make_demand`), OSLA": partial(make_demand, step.groups, s),
+        "calibration: fit to the step, from the last step's": partial(calibration.fit, evidence, successes, k),
+        "calibration: the first fit": partial(start.fit, evidence, successes, k),
+    }
+    found = []
+    for number, (name, work) in enumerate(timed.items()):
+        work()
+        seconds = pd.Series([_seconds(work) for _ in range(repeats)])
+        target = (
+            f"< {DECISION_TARGET_MS:g} ms: {_met(1000 * seconds.median() < DECISION_TARGET_MS)}" if number < 3 else ""
+        )
+        found.append({"for 2,048 prompts": name, "ms": _ms(seconds), "target": target})
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.estimators.speed", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed.md"))
+    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    shapes = [(8192, FEW_TOKENS), (8192, 1024), (131072, FEW_TOKENS)]
+    advantage = [
+        row for shape in track(shapes, "advantages") for row in advantage_times(*shape, args.repeats, args.seed)
+    ]
+    decision = decision_times(20 * args.repeats, args.seed)
+    write_text(args.out, page(pd.DataFrame(advantage), pd.DataFrame(decision), args.repeats, args.seed))
+    Console().print(args.out.read_text())
+
+
+def page(advantage: pd.DataFrame, decision: pd.DataFrame, repeats: int, seed: int) -> str:
+    """The page's text."""
+    one, five, fifteen = os.getloadavg()
+    threads = os.environ.get("OMP_NUM_THREADS", "not set")
+    return f"""# What the arithmetic costs
+
+`OMP_NUM_THREADS=1 python -m benchmarks.estimators.speed --repeats {repeats} --seed {seed}`: the two of a line are
+called in turns in one process, {repeats} times after one turn that is not counted; the ratio is taken turn by turn.
+Median (lowest to highest). Groups of {K[0]} to {K[1]} rollouts. torch threads {torch.get_num_threads()},
+OMP_NUM_THREADS {threads}; load average of the machine at the end {one:.1f} {five:.1f} {fifteen:.1f};
+{platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}.
+
+## Advantages
+
+"Estimator" is what verl calls, with the check of the rows and the product with the mask of (rows, tokens);
+`advantages` is the arithmetic alone. verl's functions include that product.
+
+{advantage.to_markdown(index=False, disable_numparse=True)}
+
+## A step's decisions
+
+{20 * repeats} calls each.
+
+{decision.to_markdown(index=False, disable_numparse=True)}
+"""
+
+
+def _seconds(work: Work) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _ms(seconds: pd.Series) -> str:
+    return _spread(1000 * seconds)
+
+
+def _spread(values: pd.Series) -> str:
+    return f"{values.median():.3g} ({values.min():.3g} to {values.max():.3g})"
+
+
+def _met(met: bool) -> str:
+    return "yes" if met else "no"
+
+
+if __name__ == "__main__":
+    main()
