@@ -24,9 +24,9 @@ BUDGETED = ("v05_rounds_eb", "v05_rounds_eb_loo")
 
 def budget_of(folder: Path) -> list[str]:
     """Overrides that give a run the rollouts of a finished one, to be divided by the expected gain."""
-    spent = read_run(str(folder)).frame[ROLLOUTS]
+    run = read_run(folder)
     return [
-        f"algorithm.v05.max_rollouts_per_step={round(spent.iloc[-1] / len(spent))}",
+        f"algorithm.v05.max_rollouts_per_step={round(run.frame[ROLLOUTS].iloc[-1] / run.steps)}",
         "algorithm.v05.cost=0",
         "algorithm.v05.halt_share=0",
         "algorithm.v05.pad_multiple=1",

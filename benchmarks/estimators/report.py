@@ -17,7 +17,7 @@ from benchmarks.estimators.summary import CELL
 from value_model.evaluate import VALUE_MODEL
 
 BATCHES_SHOWN = (0, 1, 2, 4, 9)
-KEPT = [*CELL, "rollouts", "mse", "mse_low", "mse_high", "bias", "bayes", "worth", "rank"]  # in cells.csv
+KEPT = [*CELL, "rollouts", "mse", "mse_low", "mse_high", "bias", "bayes"]  # in cells.csv
 
 
 @dataclass(frozen=True)
