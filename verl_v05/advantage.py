@@ -107,6 +107,9 @@ def baseline_mse(rewards: Array, group: Array, prior: Array, strength: Array | N
     group's unbiased variance leaves the error of a baseline made from K - 1 rollouts. Averaged over
     the rollouts of groups with K >= 2; (nan, nan) if there is none. A single estimate may be negative.
 
+    Unbiased where K is fixed. Where the rewards decide K it is not, and favours a fusion by which groups stop once they
+    agree with it: compare it between fusions at the same fixed K only.
+
     Args: as in :func:`advantages`.
     """
     xp, (rewards, prior) = as_float64(rewards, prior)
