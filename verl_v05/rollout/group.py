@@ -19,7 +19,7 @@ class Group:
     rewards: dict[int, float] = field(default_factory=dict)  # session -> outcome reward in [-1, 1]
     failed: int = 0
     dispatches: int = 1
-    asked: int = 0  # extra rollouts wanted by OSLA
+    asked: int = 0  # extra rollouts wanted by the allocation
     padded: int = 0  # extra rollouts received as padding of a dispatch
     cut: int = 0  # extra rollouts wanted but refused by the cap
     probability: float = float("nan")  # p of the prior's provider, NaN while missing
