@@ -9,8 +9,8 @@ import pytest
 from scipy.special import expit, gammaln, logit
 from scipy.stats import betabinom
 
-from verl_v05 import Calibration, Evidence, fuse_beta
-from verl_v05.calibration import PARAMETERS, _log_likelihood
+from verl_v05 import fuse_beta
+from verl_v05.calibration import PARAMETERS, Calibration, Evidence, _log_likelihood
 
 NAN = np.nan
 

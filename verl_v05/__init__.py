@@ -1,6 +1,8 @@
 """V0.5 for verl: a generalist value model as a prior for sparse RL rollouts.
 
-The method's maths, as functions of numpy arrays or torch tensors; importing it needs neither verl nor torch.
+The method's maths, as functions of numpy arrays or torch tensors; importing it needs neither verl nor torch. The
+calibration of the empirical-Bayes fusion is in :mod:`verl_v05.calibration`: every process of a run imports this package,
+and only one of them needs scipy's optimiser.
 """
 
 from verl_v05.advantage import Advantages, advantages, baseline_mse, leave_one_out
@@ -13,7 +15,6 @@ from verl_v05.allocation import (
     posterior_target,
     rollout_target,
 )
-from verl_v05.calibration import Belief, Calibration, Evidence
 from verl_v05.empirical_bayes import fuse_beta, posterior_variance
 from verl_v05.fusion import Fusion, fuse, noise_variance, squared_bias
 
@@ -21,9 +22,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Advantages",
-    "Belief",
-    "Calibration",
-    "Evidence",
     "Fusion",
     "advantages",
     "baseline_mse",

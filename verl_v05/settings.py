@@ -74,7 +74,7 @@ class V05Settings:
     pad_multiple: int = 32  # rounds: a dispatch is padded up to a multiple of this
     # Cap on all rollouts of a step: streaming, and rounds with allocation=posterior, which divide it by gain.
     max_rollouts_per_step: int | None = None
-    sigma_floor: float = 0.1
+    sigma_floor: float = 0.1  # of the normaliser; 1 switches it off
     group_weighting: str = "per_prompt"
     outcome: OutcomeSettings = field(default_factory=OutcomeSettings)
     support: SupportSettings = field(default_factory=SupportSettings)
