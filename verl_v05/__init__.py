@@ -1,8 +1,8 @@
 """V0.5 for verl: a generalist value model as a prior for sparse RL rollouts.
 
 The method's maths, as functions of numpy arrays or torch tensors; importing it needs neither verl nor torch. The
-calibration of the empirical-Bayes fusion is in :mod:`verl_v05.calibration`: every process of a run imports this package,
-and only one of them needs scipy's optimiser.
+calibration of the empirical-Bayes fusion is in :mod:`verl_v05.calibration`: every process of a run imports this
+package, and only one of them needs scipy's optimiser.
 """
 
 from verl_v05.advantage import Advantages, advantages, baseline_mse, leave_one_out
