@@ -350,8 +350,8 @@ def test_a_hard_budget_is_spent_to_the_last_rollout_and_never_exceeded(step: int
 def test_a_hard_budget_goes_where_it_lowers_the_variance_most() -> None:
     groups = bayes_groups([0.0, 0.95, 0.0], [1.0, 8.0, 60.0])
     play(groups, constant([-1.0, 1.0, 1.0]), bayes("rounds", step=1, cost=0.0, max_rollouts_per_step=18))
-    # Their gains of one more at k = 4: (1 - .8^2) / 6^2 = .0100, (1 - .97^2) / 13^2 = .0004, (1 - .06^2) / 65^2 = .0002;
-    # the first one's at k = 9: (1 - .9^2) / 11^2 = .0016.
+    # Gains of one more at k = 4: (1 - .8^2) / 6^2 = .0100, (1 - .97^2) / 13^2 = .0004, (1 - .06^2) / 65^2 = .0002; the
+    # first one's at k = 9: (1 - .9^2) / 11^2 = .0016.
     assert column(groups, "k") == [10, 4, 4]
 
 
