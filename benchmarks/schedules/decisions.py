@@ -8,6 +8,7 @@ from benchmarks.schedules.workload import Workload
 from verl_v05.prior import Query
 from verl_v05.rollout.belief import make_belief
 from verl_v05.rollout.group import Group
+from verl_v05.rollout.record import StepRecord
 from verl_v05.rollout.schedule import make_schedule
 from verl_v05.settings import V05Settings
 
@@ -27,7 +28,7 @@ class Decisions:
         self.groups = _groups(workload, settings)
         belief = make_belief(settings)
         belief.open(earlier)
-        belief.close(earlier)
+        belief.close(StepRecord(0, earlier))
         belief.open(self.groups)
         self.schedule = make_schedule(self.groups, settings)
 

@@ -129,10 +129,9 @@ class Allocator:
         self._lost_states = 0
         for group in record.groups:
             del self._group_of[group.uid], self._batch_of[group.uid]
-        outcomes = record.outcomes()
-        self.belief.close(record.groups)
-        self.belief.learn(outcomes)
+        self.belief.close(record)
         record.belief_metrics = self.belief.metrics()
+        outcomes = record.outcomes()
         self.support.add(outcomes)
         try:
             await self._in_prior_thread(self.prior.update, outcomes, step)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from verl_v05.calibration import PARAMETERS, Calibration, Evidence
-from verl_v05.prior import Outcome
 from verl_v05.prior.counts import PromptCounts
 from verl_v05.rollout.group import Group
+from verl_v05.rollout.record import StepRecord
 from verl_v05.settings import EMPIRICAL_BAYES, V05Settings
 
 
@@ -29,15 +29,12 @@ class BeliefModel(ABC):
         """Set the belief of groups whose probability has just come."""
 
     @abstractmethod
-    def close(self, groups: Sequence[Group]) -> None:
-        """Learn from a step's groups, then set the belief that their baselines use."""
+    def close(self, record: StepRecord) -> None:
+        """Learn from a step, then set the belief that its baselines use."""
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
         """Logged as ``v05/calibration/...``."""
-
-    def learn(self, outcomes: Sequence[Outcome]) -> None:
-        """Remember a closed step's outcomes."""
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-serialisable state for a checkpoint."""
@@ -54,7 +51,7 @@ class AsAnswered(BeliefModel):
         for group in groups:
             group.prior = 2 * group.probability - 1
 
-    def close(self, groups: Sequence[Group]) -> None:
+    def close(self, record: StepRecord) -> None:
         pass
 
     def metrics(self) -> dict[str, float]:
@@ -74,15 +71,13 @@ class Calibrated(BeliefModel):
         if self.calibration.steps:
             self._believe(groups)
 
-    def close(self, groups: Sequence[Group]) -> None:
-        scored = [g for g in groups if g.k]
-        if scored:
-            k = np.array([g.k for g in scored])
-            successes = k * (np.array([g.mean_reward for g in scored]) + 1) / 2
-            self.calibration = self.calibration.fit(_evidence(scored), np.clip(successes, 0, k), k)
-        self._believe(groups)
-
-    def learn(self, outcomes: Sequence[Outcome]) -> None:
+    def close(self, record: StepRecord) -> None:
+        outcomes = record.outcomes()
+        if outcomes:
+            k = np.array([o.k for o in outcomes])
+            successes = k * np.array([o.success for o in outcomes])
+            self.calibration = self.calibration.fit(_evidence(record.scored), np.clip(successes, 0, k), k)
+        self._believe(record.groups)
         self.history.add(outcomes)
 
     def metrics(self) -> dict[str, float]:
