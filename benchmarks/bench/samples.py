@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.bench import BenchError
+from benchmarks.whole_file import write_text
 
 FINGERPRINT = "fingerprint.json"
 FOLDER = "samples"
@@ -144,10 +145,3 @@ def merge(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(now[key], Mapping):
             both[key] = merge(before[key], now[key])
     return both
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write atomically."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

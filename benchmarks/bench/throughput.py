@@ -30,7 +30,8 @@ from benchmarks.bench.engine import Completion, Sampling, SglangEngine, check_le
 from benchmarks.bench.problems import BENCHMARKS, Problem, draw, read_benchmark
 from benchmarks.bench.queue import Request, requests
 from benchmarks.bench.run import finish
-from benchmarks.bench.samples import SampleStore, write_text
+from benchmarks.bench.samples import SampleStore
+from benchmarks.whole_file import write_text
 
 
 class InstantEngine:

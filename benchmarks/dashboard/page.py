@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +11,7 @@ from pathlib import Path
 from string import Template
 
 import markdown
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
@@ -23,6 +19,8 @@ from benchmarks.dashboard.figures import PLANS, MissingDataError
 from benchmarks.dashboard.methods import SHOWN, styles
 from benchmarks.dashboard.runs import Comparison, Run
 from benchmarks.dashboard.table import CONFIDENCE, SEEDS_FOR_INTERVAL, benchmark_tables, headline_tables, summary
+from benchmarks.png import to_png
+from benchmarks.whole_file import write_bytes
 
 PAGE = Template((Path(__file__).parent / "page.html").read_text())
 DPI, CSS_DPI = 150, 96
@@ -59,10 +57,10 @@ def write_dashboard(comparison: Comparison, out: Path, title: str, notes: str, r
     """Write ``index.html``, ``table.md``, ``table.csv`` and a PNG a figure to ``out``."""
     dashboard = make_dashboard(comparison, title, notes, reference)
     for figure in dashboard.figures:
-        write(out / f"{figure.name}.png", figure.png)
-    write(out / "table.csv", summary(comparison, reference).drop(columns="digits").to_csv(index=False).encode())
-    write(out / "table.md", (headline(comparison, reference) + by_benchmark(comparison, reference)).encode())
-    write(out / "index.html", render(comparison, dashboard).encode())
+        write_bytes(out / f"{figure.name}.png", figure.png)
+    write_bytes(out / "table.csv", summary(comparison, reference).drop(columns="digits").to_csv(index=False).encode())
+    write_bytes(out / "table.md", (headline(comparison, reference) + by_benchmark(comparison, reference)).encode())
+    write_bytes(out / "index.html", render(comparison, dashboard).encode())
     return dashboard
 
 
@@ -79,7 +77,7 @@ def make_dashboard(comparison: Comparison, title: str, notes: str, reference: st
         try:
             figure = plan.draw(comparison)
             width = round(figure.get_figwidth() * CSS_DPI)
-            figures.append(Drawn(plan.name, plan.title, plan.caption, to_png(figure), width))
+            figures.append(Drawn(plan.name, plan.title, plan.caption, to_png(figure, DPI), width))
         except MissingDataError as error:
             absent.append(f"{plan.title}: {error}")
     return Dashboard(title, notes, reference, tuple(figures), tuple(absent))
@@ -169,22 +167,6 @@ def to_html(text: str) -> str:
 def to_markdown(table: pd.DataFrame) -> str:
     """A table of text; numbers stay as they were written."""
     return table.astype(str).to_markdown(index=False, disable_numparse=True)
-
-
-def to_png(figure: Figure) -> bytes:
-    """The drawn figure; it is closed."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    plt.close(figure)
-    return buffer.getvalue()
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def _figure(figure: Drawn) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from benchmarks.estimators.estimators import (
 )
 from benchmarks.estimators.summary import Method
 from benchmarks.estimators.tables import of_case
+from benchmarks.png import to_png
+from benchmarks.whole_file import write_bytes
 
 COLOURS = {
     GROUP_MEAN: "tab:grey",
@@ -116,6 +117,4 @@ def _save(figure: Figure, panels: Sequence[Axes], file: Path) -> None:
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7, frameon=False
     )
-    partial = file.with_name(file.name + ".partial")
-    figure.savefig(partial, dpi=110, format="png")
-    os.replace(partial, file)
+    write_bytes(file, to_png(figure, dpi=110))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.bench.samples import write_text
 from benchmarks.estimators import figures, findings, tables
 from benchmarks.estimators.allocations import COST, K_INIT, K_MAX, STEP
 from benchmarks.estimators.catalogue import AUCS, CONSTANT, HELD_OUT, MIDDLE, PUBLIC, SHUFFLED
 from benchmarks.estimators.estimators import EMPIRICAL_BAYES, SHRINKAGE
 from benchmarks.estimators.populations import LOGIT_BOUND, POINTS
 from benchmarks.estimators.summary import CELL
+from benchmarks.whole_file import write_text
 from value_model.evaluate import VALUE_MODEL
 
 BATCHES_SHOWN = (0, 1, 2, 4, 9)

@@ -23,7 +23,7 @@ from verl.trainer.ppo.core_algos import (
     compute_grpo_vectorized_outcome_advantage,
 )
 
-from benchmarks.bench.samples import write_text
+from benchmarks.whole_file import write_text
 from verl_v05.advantage import advantages
 from verl_v05.allocation import extra_rollouts, hand_out, posterior_gain, posterior_target, rollout_target
 from verl_v05.calibration import Calibration, Evidence

@@ -17,7 +17,6 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from benchmarks.bench.samples import write_text
 from benchmarks.schedules import ScheduleError
 from benchmarks.schedules.lengths import load_lengths, published
 from benchmarks.schedules.lines import LINES, REFERENCE, SCALED
@@ -25,6 +24,7 @@ from benchmarks.schedules.report import draw_busy, draw_scale, page
 from benchmarks.schedules.simulation import Run
 from benchmarks.schedules.step import Setting, Step
 from benchmarks.schedules.workload import public_rates
+from benchmarks.whole_file import write_text
 
 MANY = 4096  # prompts, beyond which one seed is enough: the spread falls with their number
 SHOWN = (REFERENCE, "rounds, step 2, no halt", "streaming, step 2", "streaming, to target")

@@ -12,10 +12,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from benchmarks.png import to_png
 from benchmarks.schedules.lines import REFERENCE
 from benchmarks.schedules.measures import busy
 from benchmarks.schedules.simulation import Run
 from benchmarks.schedules.step import Step
+from benchmarks.whole_file import write_bytes
 
 TEMPLATE = Path(__file__).parent / "page.md"
 STYLES = ("o-", "s-", "x--", "^-", "v-", "D-", "P-")  # one each for the scaled lines, some of which coincide
@@ -104,7 +106,7 @@ def draw_scale(series: Mapping[str, pd.DataFrame], path: Path) -> None:
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel(f"makespan / {REFERENCE}")
     figure.legend(*panels[0][0].get_legend_handles_labels(), fontsize=8, ncols=4, loc="outside lower center")
-    _save(figure, path)
+    write_bytes(path, to_png(figure))
 
 
 def draw_busy(runs: Mapping[str, Run], path: Path) -> None:
@@ -117,11 +119,4 @@ def draw_busy(runs: Mapping[str, Run], path: Path) -> None:
     panel.set_ylabel("busy slots")
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8, loc="upper right")
-    _save(figure, path)
-
-
-def _save(figure: plt.Figure, path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, dpi=120, format="png")
-    plt.close(figure)
-    partial.replace(path)
+    write_bytes(path, to_png(figure))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,6 +12,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+from benchmarks.png import to_png
+from benchmarks.whole_file import write_bytes, write_text
 
 Verdict = Literal["holds", "holds with a condition", "fails"]
 
@@ -50,24 +51,14 @@ def table(findings: Sequence[Finding]) -> str:
 
 def write(folder: Path, introduction: str, sections: Sequence[Section]) -> None:
     """Write README.md and the figures into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
     counts = Counter(f.verdict for section in sections for f in section.findings)
     parts = [introduction, ", ".join(f"**{verdict}**: {counts[verdict]}" for verdict in get_args(Verdict)) + "."]
     for section in sections:
         parts += [f"## {section.title}", table(section.findings)]
         for name, caption, draw in section.figures:
-            figure, buffer = draw(), BytesIO()
-            figure.savefig(buffer, format="png", dpi=110)
-            plt.close(figure)
-            _replace(folder / f"{name}.png", buffer.getvalue())
+            write_bytes(folder / f"{name}.png", to_png(draw(), dpi=110))
             parts += [f"![{name}]({name}.png)", caption]
-    _replace(folder / "README.md", ("\n\n".join(parts) + "\n").encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    write_text(folder / "README.md", "\n\n".join(parts) + "\n")
 
 
 def panels(count: int, height: float = 3.8) -> tuple[plt.Figure, list[plt.Axes]]:
