@@ -10,7 +10,7 @@ Same conventions as :mod:`verl_v05.fusion`.
 
 from __future__ import annotations
 
-from verl_v05.fusion import Array, Fusion, as_float64, squared_bias
+from verl_v05.fusion import Array, Fusion, as_float64, check, squared_bias
 
 
 def fuse_beta(mean_reward: Array, k: Array, prior: Array, strength: Array) -> Fusion:
@@ -30,14 +30,10 @@ def fuse_beta(mean_reward: Array, k: Array, prior: Array, strength: Array) -> Fu
         ValueError: a value out of range, or NaN.
     """
     xp, (mean_reward, k, prior, strength) = as_float64(mean_reward, k, prior, strength)
-    for name, ok, value in (
-        ("mean_reward must be in [-1, 1]", xp.abs(mean_reward) <= 1, mean_reward),
-        ("k must be at least 1", k >= 1, k),
-        ("prior must be in [-1, 1]", xp.abs(prior) <= 1, prior),
-        ("strength must be positive", strength > 0, strength),
-    ):
-        if not bool(xp.all(ok)):
-            raise ValueError(f"{name} and not NaN; got {value}")
+    check(bool(xp.all(xp.abs(mean_reward) <= 1)), "mean_reward must be in [-1, 1] and not NaN", mean_reward)
+    check(bool(xp.all(k >= 1)), "k must be at least 1 and not NaN", k)
+    check(bool(xp.all(xp.abs(prior) <= 1)), "prior must be in [-1, 1] and not NaN", prior)
+    check(bool(xp.all(strength > 0)), "strength must be positive and not NaN", strength)
     weight = k / (k + strength)
     return Fusion(weight * mean_reward + (1 - weight) * prior, weight, squared_bias(mean_reward, k, prior))
 

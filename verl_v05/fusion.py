@@ -59,10 +59,10 @@ def fuse(mean_reward: Array, k: Array, prior: Array) -> Fusion:
         ValueError: a mean reward outside [-1, 1] or NaN, ``k`` below 1, a prior outside [-1, 1].
     """
     xp, (mean_reward, k, prior) = as_float64(mean_reward, k, prior)
-    _check(bool(xp.all(xp.abs(mean_reward) <= 1)), "mean_reward must be in [-1, 1] and not NaN", mean_reward)
-    _check(bool(xp.all(k >= 1)), "k must be at least 1", k)
+    check(bool(xp.all(xp.abs(mean_reward) <= 1)), "mean_reward must be in [-1, 1] and not NaN", mean_reward)
+    check(bool(xp.all(k >= 1)), "k must be at least 1", k)
     missing = xp.isnan(prior)
-    _check(bool(xp.all((xp.abs(prior) <= 1) | missing)), "prior must be in [-1, 1], or NaN if missing", prior)
+    check(bool(xp.all((xp.abs(prior) <= 1) | missing)), "prior must be in [-1, 1], or NaN if missing", prior)
 
     bias_sq = squared_bias(mean_reward, k, prior)
     shrinkage = bias_sq / (bias_sq + noise_variance(k))  # Eq. 8
@@ -72,6 +72,7 @@ def fuse(mean_reward: Array, k: Array, prior: Array) -> Fusion:
     return Fusion(baseline, weight, bias_sq)
 
 
-def _check(ok: bool, message: str, value: Array) -> None:
+def check(ok: bool, message: str, value: Array) -> None:
+    """Raise ``ValueError`` with the message and the value unless ``ok``."""
     if not ok:
         raise ValueError(f"{message}; got {value}")
