@@ -10,9 +10,9 @@ import pytest
 from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.v1 import get_trainer_cls
 
-from verl_v05 import contract
-from verl_v05.contract import ContractError, check_contract, check_cpu_engine, check_version
-from verl_v05.identity import check_same, fingerprint
+from verl_v05.compat import contract
+from verl_v05.compat.contract import ContractError, check_contract, check_cpu_engine, check_version
+from verl_v05.compat.fingerprint import check_same, fingerprint
 
 
 def test_installed_verl_is_the_one_we_know() -> None:
@@ -77,7 +77,7 @@ def test_a_plugin_that_cannot_load_says_so_although_verl_hides_it(tmp_path: Path
 def test_a_trainer_that_cannot_load_on_another_verl_names_the_version(tmp_path: Path) -> None:
     broken = tmp_path / "sitecustomize.py"
     broken.write_text(
-        "import sys; sys.modules['verl_v05.trainer'] = None\n"
+        "import sys; sys.modules['verl_v05.trainer.v05'] = None\n"
         "import importlib.metadata as m; real = m.version\n"
         "m.version = lambda name: '0.10.0' if name == 'verl' else real(name)\n"
     )

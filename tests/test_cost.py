@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from verl_v05.cost import FILE, Cost, discarded_rollouts, load_cost, save_cost
+from verl_v05.trainer.cost import FILE, Cost, discarded_rollouts, load_cost, save_cost
 
 
 def test_totals_add_up_and_are_logged_under_our_prefix() -> None:

@@ -16,7 +16,7 @@ from recipes.demo.runs import Run, read_run
 from value_model.trajectories import read_trajectories
 from verl_v05 import advantages, fuse, squared_bias
 from verl_v05.allocation import rollout_target
-from verl_v05.state import FILE
+from verl_v05.trainer.checkpoint import FILE
 
 pytestmark = pytest.mark.slow
 
@@ -176,7 +176,7 @@ def trained(method: str, task: Path, out: Path, overrides: list[str]) -> pd.Data
 
 
 def test_a_checkpoint_without_our_state_is_refused_with_the_way_out(task: Path, unbroken: Path, tmp_path: Path) -> None:
-    from verl_v05.state import load_state
+    from verl_v05.trainer.checkpoint import load_state
 
     stripped = tmp_path / f"global_step_{SAVED_AT}"
     shutil.copytree(unbroken / "checkpoints" / stripped.name, stripped, ignore=shutil.ignore_patterns("actor"))

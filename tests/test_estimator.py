@@ -7,11 +7,11 @@ from verl.protocol import DataProto
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from verl_v05 import advantages
-from verl_v05.estimator import StepInputs, compute_v05_outcome_advantage, step_inputs
+from verl_v05.estimators.v05 import StepInputs, compute_v05_outcome_advantage, step_inputs
 from verl_v05.prior import Query
 from verl_v05.rollout.group import Group
 from verl_v05.rollout.record import StepRecord
-from verl_v05.rows import match_rows
+from verl_v05.rollout.rows import match_rows
 from verl_v05.settings import V05Settings
 
 

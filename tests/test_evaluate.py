@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from value_model import ValueModel, metrics
+from value_model import ValueModel
 from value_model import evaluate as evaluation
-from value_model.baselines import GlobalMean, Predictor
 from value_model.evaluate import METRICS, EvalTask, ValueModelPredictor, evaluate, predict_all, tasks_from
+from value_model.evaluation import metrics
+from value_model.evaluation.baselines import GlobalMean, Predictor
 from value_model.trajectories import read_trajectories, split_by_prompt, write_splits
 
 pytest_plugins = ["tests.tiny_value_model"]

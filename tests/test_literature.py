@@ -12,8 +12,8 @@ import pytest
 import torch
 from scipy import stats
 
-from verl_v05.literature import GroupAdvantage, bnpo, ha_dw, james_stein, mc_grpo, qae
-from verl_v05.literature.groups import make_groups
+from verl_v05.estimators import GroupAdvantage, bnpo, ha_dw, james_stein, mc_grpo, qae
+from verl_v05.estimators.groups import make_groups
 
 
 def ha_dw_from(belief: float | None) -> Callable[..., GroupAdvantage]:

@@ -16,10 +16,10 @@ from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
-from verl_v05.literature import bnpo, ha_dw, james_stein, mc_grpo, qae
-from verl_v05.literature.register import FILE, HA_DW_RUN, check_parameters, load_parameters
+from verl_v05.estimators import bnpo, ha_dw, james_stein, mc_grpo, qae
+from verl_v05.estimators.register import FILE, HA_DW_RUN, check_parameters, load_parameters
 from verl_v05.plugin import FOLLOWERS
-from verl_v05.sync_trainer import SyncTrainer
+from verl_v05.trainer.base import SyncTrainer
 
 NAMES = ("mc_grpo", "qae", "bnpo", "james_stein", "ha_dw")
 PURE = {
@@ -58,7 +58,7 @@ def config(*overrides: str) -> DictConfig:
 
 
 def test_verls_estimators_bring_ours_with_them() -> None:
-    assert FOLLOWERS["verl.trainer.ppo.core_algos"] == "verl_v05.literature.register"
+    assert FOLLOWERS["verl.trainer.ppo.core_algos"] == "verl_v05.estimators.register"
     for name in NAMES:
         assert get_adv_estimator_fn(name).__name__ == f"compute_{name}_outcome_advantage"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from value_model.metatasks import MetaTask, MetaTaskError, MetaTasks, MetaTaskSettings
+from value_model.training.meta_tasks import MetaTask, MetaTaskError, MetaTasks, MetaTaskSettings
 
 SAME_STEP = MetaTaskSettings(context_min=4, context_max=8, pairs=2)
 BEFORE = replace(SAME_STEP, window=2, own_step=False)

@@ -7,12 +7,12 @@ import math
 import pytest
 
 from verl_v05 import advantages
-from verl_v05.metrics import step_metrics
 from verl_v05.prior import Query
 from verl_v05.rollout.group import Group
 from verl_v05.rollout.record import StepRecord
-from verl_v05.rows import match_rows
+from verl_v05.rollout.rows import match_rows
 from verl_v05.settings import V05Settings
+from verl_v05.trainer.metrics import step_metrics
 
 NAN = float("nan")
 

@@ -13,9 +13,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from tabpfn import TabPFNClassifier
 
-from value_model import informed_start, synthetic
 from value_model.head import load_network
-from value_model.head_measure import measure
 from value_model.pretrain_head import (
     REPORT,
     TRAINING,
@@ -32,7 +30,9 @@ from value_model.pretrain_head import (
     pretrain,
     soft_loss,
 )
-from value_model.synthetic import sample_tasks
+from value_model.pretraining import initialisation, synthetic_tasks
+from value_model.pretraining.head_metrics import measure
+from value_model.pretraining.synthetic_tasks import sample_tasks
 
 TINY = PretrainSettings(
     steps=4, width=16, layers=2, thinking_rows=2, cells=400, min_context=8, max_context=12, queries=4, features=5,
@@ -82,7 +82,7 @@ def test_success_rates_are_means_of_up_to_sixteen_rollouts_of_the_true_probabili
     assert 0 <= tasks.success_rate.min() and tasks.success_rate.max() <= 1
     assert abs((tasks.success_rate - tasks.probability).mean()) < 0.01
     distinct = [len(np.unique(rates)) for rates in tasks.success_rate]
-    assert min(distinct) <= 2 and 10 < max(distinct) <= synthetic.MAX_ROLLOUTS + 1
+    assert min(distinct) <= 2 and 10 < max(distinct) <= synthetic_tasks.MAX_ROLLOUTS + 1
 
 
 def test_tasks_cover_low_and_high_base_rates_and_u_shapes():
@@ -92,22 +92,22 @@ def test_tasks_cover_low_and_high_base_rates_and_u_shapes():
     assert (extreme > 0.6).any() and (extreme < 0.1).any()
 
 
-@pytest.mark.parametrize("response", set(synthetic.RESPONSES), ids=lambda response: response.__name__)
-@pytest.mark.parametrize("structure", synthetic.STRUCTURES, ids=lambda structure: structure.__name__)
+@pytest.mark.parametrize("response", set(synthetic_tasks.RESPONSES), ids=lambda response: response.__name__)
+@pytest.mark.parametrize("structure", synthetic_tasks.STRUCTURES, ids=lambda structure: structure.__name__)
 def test_every_response_varies_with_every_structure(structure, response):
     factors = structure(rng(3), 60)
     values = response(rng(4), factors)
     assert values.shape == (60,) and np.isfinite(values).all() and values.std() > 0
 
 
-@pytest.mark.parametrize("view", synthetic.VIEWS, ids=lambda view: view.__name__)
+@pytest.mark.parametrize("view", synthetic_tasks.VIEWS, ids=lambda view: view.__name__)
 @pytest.mark.parametrize("count", [1, 9])
 def test_every_view_gives_the_columns_asked_for(view, count):
     assert view(rng(), rng(1).standard_normal((30, 4)), count).shape == (30, count)
 
 
 def test_token_rows_are_one_hot_in_each_slot():
-    tokens = synthetic._tokens(rng(), 50)
+    tokens = synthetic_tasks._tokens(rng(), 50)
     assert set(np.unique(tokens)) == {0.0, 1.0}
     assert len(np.unique(tokens.sum(1))) == 1 and tokens.sum(1)[0] >= 2
 
@@ -163,7 +163,7 @@ def test_an_untrained_head_already_ranks_rows(features):
         success = (x[..., 0] > 0).astype(np.float32)
         with torch.no_grad():
             rows = network(*_inputs(x, success[:, :64]), only_return_standard_out=False)["test_embeddings"]
-        votes = rows[:, 0, informed_start.VOTES].numpy()
+        votes = rows[:, 0, initialisation.VOTES].numpy()
         ranked.append(roc_auc_score(success[0, 64:], votes))
     assert np.mean(ranked) > 0.6
 

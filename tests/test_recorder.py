@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from value_model.trajectories import read_trajectories
 from verl_v05.prior import Outcome, Query
-from verl_v05.recorder import check_folder, write_outcomes
 from verl_v05.settings import SettingsError
+from verl_v05.trainer.recorder import check_folder, write_outcomes
 
 
 def config(folder: Path) -> DictConfig:

@@ -26,9 +26,9 @@ from verl_v05.prior import Outcome
 from verl_v05.rollout.allocator import Allocator
 from verl_v05.rollout.manager import V05AgentLoopManager
 from verl_v05.rollout.record import StepRecord
-from verl_v05.rows import match_rows
+from verl_v05.rollout.rows import match_rows
 from verl_v05.settings import load_settings
-from verl_v05.sync_trainer import batch_outcomes
+from verl_v05.trainer.base import batch_outcomes
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,7 +8,7 @@ import pytest
 from verl_v05.prior import Query
 from verl_v05.rollout.group import Group
 from verl_v05.rollout.record import StepRecord
-from verl_v05.rows import NO_SESSION, match_rows
+from verl_v05.rollout.rows import NO_SESSION, match_rows
 
 
 def group(uid: str, rewards: dict[int, float], prior: float = 0.0, failed: int = 0) -> Group:

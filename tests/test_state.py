@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from verl_v05.state import FILE, load_state, save_state
+from verl_v05.trainer.checkpoint import FILE, load_state, save_state
 
 STATE = {"provider": "history", "prior": {"counts": {"a": [1.5, 0.5]}}, "support": [{"prompt_id": "é", "k": 4}]}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from value_model.losses import combined, pairwise_logistic, soft_cross_entropy, success_logit
+from value_model.training.losses import combined, pairwise_logistic, soft_cross_entropy, success_logit
 
 PAIRS = torch.tensor([[0, 1], [3, 2]])
 SCORES = torch.tensor([1.0, -0.5, -1.0, 0.25])

@@ -19,14 +19,14 @@ from omegaconf import OmegaConf
 from recipes.value_model.simulate import SimulationSettings, simulate
 from value_model.checkpoint import BACKBONE
 from value_model.config import HeadConfig
-from value_model.embedder import Embedder
 from value_model.head import InContextHead, build_network
-from value_model.metatasks import MetaTasks, MetaTaskSettings
 from value_model.model import ValueModel
-from value_model.team import Team
-from value_model.tiny_encoder import TinyEncoderSettings, byte_tokenizer, write_tiny_encoder
 from value_model.train import BEST, LOG, MODEL, TRAINING, Trainer, TrainError, build_model, load_data, train
-from value_model.train_settings import SettingsError, TrainSettings, load_settings
+from value_model.training.embedder import Embedder
+from value_model.training.meta_tasks import MetaTasks, MetaTaskSettings
+from value_model.training.processes import Team
+from value_model.training.settings import SettingsError, TrainSettings, load_settings
+from value_model.training.tiny_encoder import TinyEncoderSettings, byte_tokenizer, write_tiny_encoder
 from value_model.trajectories import COLUMNS, check, read_trajectories, split_by_prompt, write_trajectories
 
 ROOT = Path(__file__).parent.parent

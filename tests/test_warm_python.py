@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from verl_v05.platform import warm_python
+from recipes.demo import warm_python
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 LAUNCHER = """
 import sys
-from verl_v05.platform.warm_python import start_server
+from recipes.demo.warm_python import start_server
 print(start_server(*sys.argv[1:3], float(sys.argv[3])), flush=True)
 sys.stdin.read()
 """
@@ -255,7 +255,7 @@ def test_nothing_stays_when_the_launcher_is_killed() -> None:
 
 
 def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return ask(sys.executable, "-m", "verl_v05.platform.warm_python", "run", "--", *command, env={**os.environ, **env})
+    return ask(sys.executable, "-m", "recipes.demo.warm_python", "run", "--", *command, env={**os.environ, **env})
 
 
 SHOW = ("sh", "-c", 'echo "$@"; exit 3', "sh")
@@ -273,7 +273,7 @@ def test_run_appends_the_executable_and_is_the_command() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_run_leaves_nothing_when_it_is_ended(number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "verl_v05.platform.warm_python", "run", "--"]
+    command = [sys.executable, "-m", "recipes.demo.warm_python", "run", "--"]
     command += [sys.executable, "-c", "import sys, time; print(sys.argv[1], flush=True); time.sleep(60)"]
     env = {**os.environ, "VERL_PLATFORM": "cpu"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env) as process:

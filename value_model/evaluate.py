@@ -22,8 +22,8 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import Progress
 
-from value_model import baselines, evaluation_report, metrics
-from value_model.baselines import Embed, Predictor
+from value_model.evaluation import baselines, metrics
+from value_model.evaluation.baselines import Embed, Predictor
 from value_model.trajectories import HELDOUT_MODELS, read_trajectories, split_by_prompt
 
 logger = logging.getLogger(__name__)
@@ -328,13 +328,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     settings |= {"reference": reference, "seconds_per_text": seconds_per_text}
-    evaluation_report.write(args.out, sets, tables, settings)
+    tables.write(args.out, sets, tables, settings)
     first, (predictions, _) = next(iter(found.items()))
-    evaluation_report.draw_reliability(
-        predictions.queries, predictions.p, args.out / "reliability.png", f"Reliability on {first}"
-    )
+    tables.draw_reliability(predictions.queries, predictions.p, args.out / "reliability.png", f"Reliability on {first}")
     for name, (table, _) in tables.items():
-        console.print(evaluation_report.screen_table(table, name))
+        console.print(tables.screen_table(table, name))
     console.print(f"evaluation.json, evaluation.md and reliability.png written to {args.out}")
 
 

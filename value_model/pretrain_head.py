@@ -32,10 +32,10 @@ from tabpfn.preprocessing import PreprocessorConfig
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from value_model import informed_start
 from value_model.head import ARCHITECTURE, CLASSES, build_network
-from value_model.head_measure import as_table, measure
-from value_model.synthetic import Tasks, sample_tasks
+from value_model.pretraining import initialisation
+from value_model.pretraining.head_metrics import as_table, measure
+from value_model.pretraining.synthetic_tasks import Tasks, sample_tasks
 
 WEIGHTS, REPORT, TRAINING = "head.v2.5.safetensors", "head.json", "training.pt"
 WIDE_SHARE = 0.1  # of steps with more than max_features
@@ -83,8 +83,8 @@ class PretrainSettings:
         _check_order(self, "min_features", "max_features")
         _check_order(self, "max_features", "wide_features")
         _check_order(self, "min_context", "max_context")
-        if self.width < informed_start.MIN_WIDTH or self.layers < informed_start.MIN_BLOCKS:
-            least = f"{informed_start.MIN_WIDTH} and {informed_start.MIN_BLOCKS}"
+        if self.width < initialisation.MIN_WIDTH or self.layers < initialisation.MIN_BLOCKS:
+            least = f"{initialisation.MIN_WIDTH} and {initialisation.MIN_BLOCKS}"
             raise PretrainError(f"width and layers must be at least {least}; got {self.width} and {self.layers}")
         if self.width % 4 or self.width % self.heads:
             raise PretrainError(f"width must be a multiple of 4 and of heads; got {self.width} and {self.heads}")
@@ -196,7 +196,7 @@ def new_network(settings: PretrainSettings) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = build_network(settings.architecture())
-    informed_start.wire(network, settings.seed)
+    initialisation.wire(network, settings.seed)
     return network
 
 

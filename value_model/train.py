@@ -26,20 +26,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
-from value_model import metrics
 from value_model.adapter import make_adapter
 from value_model.backbone import Backbone
-from value_model.card import model_card
 from value_model.checkpoint import BACKBONE, CheckpointError
 from value_model.config import ConfigError, ValueModelConfig
-from value_model.embedder import Embedder
+from value_model.evaluation import metrics
 from value_model.head import HeadError, InContextHead, load_network
-from value_model.losses import Loss, combined, success_logit
-from value_model.metatasks import MetaTask, MetaTaskError, MetaTasks, MetaTaskSettings
 from value_model.model import ValueModel
-from value_model.team import Team, joined
-from value_model.tiny_encoder import write_tiny_encoder
-from value_model.train_settings import (
+from value_model.training.embedder import Embedder
+from value_model.training.losses import Loss, combined, success_logit
+from value_model.training.meta_tasks import MetaTask, MetaTaskError, MetaTasks, MetaTaskSettings
+from value_model.training.model_card import model_card
+from value_model.training.processes import Team, joined
+from value_model.training.settings import (
     METRICS,
     PARTS,
     TINY,
@@ -51,6 +50,7 @@ from value_model.train_settings import (
     changed_keys,
     load_settings,
 )
+from value_model.training.tiny_encoder import write_tiny_encoder
 from value_model.trajectories import TrajectoryError, read_trajectories, split_by_prompt
 
 LOG, TRAINING, BEST, MODEL = "metrics.jsonl", "training.pt", "best.pt", "model"

@@ -15,8 +15,8 @@ from verl_v05.allocation import (
     posterior_target,
     rollout_target,
 )
-from verl_v05.empirical_bayes import fuse_beta, posterior_variance
 from verl_v05.fusion import Fusion, fuse, noise_variance, squared_bias
+from verl_v05.fusion.empirical_bayes import fuse_beta, posterior_variance
 
 __version__ = "0.1.0"
 

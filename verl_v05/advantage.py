@@ -1,15 +1,15 @@
 """Advantage of a rollout against the fused baseline (paper Eq. 10).
 
 ``strength`` chooses the fusion: None is the paper's (Eq. 9), an array the empirical-Bayes one
-(:mod:`verl_v05.empirical_bayes`).
+(:mod:`verl_v05.fusion.empirical_bayes`).
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from verl_v05.empirical_bayes import fuse_beta
 from verl_v05.fusion import Array, Fusion, as_float64, fuse
+from verl_v05.fusion.empirical_bayes import fuse_beta
 
 GROUP_WEIGHTINGS = ("per_prompt", "per_rollout")
 BASELINES = ("plain", "leave_one_out")

@@ -38,7 +38,7 @@ START_PRECISION = np.array([1.0, 1.0, 4.0, 4.0, 1.0, 1.0, 4.0])
 
 
 class Belief(NamedTuple):
-    """Beta prior of each prompt, as :func:`verl_v05.empirical_bayes.fuse_beta` takes it."""
+    """Beta prior of each prompt, as :func:`verl_v05.fusion.empirical_bayes.fuse_beta` takes it."""
 
     prior: np.ndarray  # V = 2q - 1, in (-1, 1)
     strength: np.ndarray  # m > 0, in rollouts

@@ -10,7 +10,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from verl_v05.contract import ContractError, check_version
+from verl_v05.compat.contract import ContractError, check_version
 from verl_v05.run_check import check_run
 from verl_v05.settings import SettingsError
 

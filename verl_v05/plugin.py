@@ -17,12 +17,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from verl_v05.contract import check_version
+from verl_v05.compat.contract import check_version
 
 # What registers itself with a package of verl's, once that is imported.
 FOLLOWERS = {
-    "verl.trainer.ppo.v1": "verl_v05.trainer",
-    "verl.trainer.ppo.core_algos": "verl_v05.literature.register",
+    "verl.trainer.ppo.v1": "verl_v05.trainer.v05",
+    "verl.trainer.ppo.core_algos": "verl_v05.estimators.register",
     "verl.workers.engine": "verl_v05.platform.cpu_engine",
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.dashboard.methods import ConfigError, Setup, read_setup
-from verl_v05.cost import DISCARDED
+from verl_v05.trainer.cost import DISCARDED
 
 ROLLOUTS, TOKENS, SECONDS = (f"v05/total/{name}" for name in ("rollouts", "response_tokens", "seconds"))
 ACCURACY = re.compile(r"^val-core/(?P<source>.+)/(?:acc|reward)/mean@\d+$")

@@ -23,8 +23,8 @@ from verl_v05.allocation import (
     rollout_target,
 )
 from verl_v05.calibration import Belief
-from verl_v05.empirical_bayes import fuse_beta, posterior_variance
 from verl_v05.fusion import squared_bias
+from verl_v05.fusion.empirical_bayes import fuse_beta, posterior_variance
 
 K_INIT, K_MAX, STEP, COST = 4, 16, 2, 0.0039  # the paper's
 FIXED = (1, 2, 4, 8, K_MAX)

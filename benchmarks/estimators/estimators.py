@@ -10,9 +10,9 @@ import numpy as np
 
 from verl_v05.advantage import leave_one_out
 from verl_v05.calibration import Belief
-from verl_v05.empirical_bayes import fuse_beta
+from verl_v05.estimators import james_stein, mc_grpo, qae
 from verl_v05.fusion import fuse
-from verl_v05.literature import james_stein, mc_grpo, qae
+from verl_v05.fusion.empirical_bayes import fuse_beta
 
 GROUP_MEAN, LEFT_OUT_MEAN = "group mean", "leave-one-out mean"
 PRIOR = "prior alone"

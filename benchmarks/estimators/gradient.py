@@ -32,7 +32,7 @@ from benchmarks.exact_policy import (
 )
 from verl_v05.advantage import advantages
 from verl_v05.calibration import Belief, Calibration, Evidence
-from verl_v05.literature import bnpo, ha_dw, james_stein, mc_grpo, qae
+from verl_v05.estimators import bnpo, ha_dw, james_stein, mc_grpo, qae
 
 LEFT_OUT, NOT_NORMALISED = ", leave-one-out", ", not normalised"
 TRUE_MEAN = "true mean"

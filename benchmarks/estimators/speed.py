@@ -27,13 +27,13 @@ from benchmarks.whole_file import write_text
 from verl_v05.advantage import advantages
 from verl_v05.allocation import extra_rollouts, hand_out, posterior_gain, posterior_target, rollout_target
 from verl_v05.calibration import Calibration, Evidence
-from verl_v05.empirical_bayes import fuse_beta, posterior_variance
-from verl_v05.estimator import StepInputs, compute_v05_outcome_advantage, step_inputs
+from verl_v05.estimators.v05 import StepInputs, compute_v05_outcome_advantage, step_inputs
 from verl_v05.fusion import squared_bias
+from verl_v05.fusion.empirical_bayes import fuse_beta, posterior_variance
 from verl_v05.prior import Query
 from verl_v05.rollout.demand import make_demand
 from verl_v05.rollout.group import Group
-from verl_v05.rows import StepRows
+from verl_v05.rollout.rows import StepRows
 from verl_v05.settings import V05Settings
 
 K = (4, 16)  # sizes of groups

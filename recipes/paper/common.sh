@@ -74,5 +74,5 @@ launch() {
   fi
   # Without an accelerator, a server imports torch, sglang and verl once for all processes; elsewhere it is just exec.
   set -x
-  exec python -m verl_v05.platform.warm_python run -- python -u -m verl.trainer.main_ppo "${arguments[@]}"
+  exec python -m recipes.demo.warm_python run -- python -u -m verl.trainer.main_ppo "${arguments[@]}"
 }

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from verl_v05.contract import ContractError, check_version
+from verl_v05.compat.contract import ContractError, check_version
 from verl_v05.dry_run.launch import (
     ACTOR,
     CRITIC,

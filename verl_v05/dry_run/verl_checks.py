@@ -28,7 +28,7 @@ def _check(config: DictConfig) -> list[Problem]:
     from verl.trainer.ppo.v1 import get_trainer_cls
     from verl.utils.config import omega_conf_to_dataclass, validate_config
 
-    from verl_v05.literature.register import check_parameters
+    from verl_v05.estimators.register import check_parameters
 
     problems = []
     if config.algorithm.adv_estimator not in ADV_ESTIMATOR_REGISTRY:

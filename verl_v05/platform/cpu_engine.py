@@ -39,7 +39,7 @@ def _register() -> None:
     from verl.workers.engine.base import EngineRegistry
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
-    from verl_v05.contract import check_cpu_engine
+    from verl_v05.compat.contract import check_cpu_engine
 
     check_cpu_engine()
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from ray.util.placement_group import PlacementGroup
 
-from verl_v05.identity import fingerprint
+from verl_v05.compat.fingerprint import fingerprint
 from verl_v05.prior import Outcome, Prior, Query, make_prior
 from verl_v05.prior.support_buffer import SupportBuffer
 from verl_v05.rollout.belief import make_belief

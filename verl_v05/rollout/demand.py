@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from verl_v05.allocation import marginal_return, posterior_gain, posterior_target, rollout_target
-from verl_v05.empirical_bayes import fuse_beta, posterior_variance
 from verl_v05.fusion import squared_bias
+from verl_v05.fusion.empirical_bayes import fuse_beta, posterior_variance
 from verl_v05.rollout.group import Group
 from verl_v05.settings import V05Settings
 

@@ -9,10 +9,10 @@ import ray
 from tensordict import TensorDict
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 
-from verl_v05.contract import check_contract
-from verl_v05.identity import check_same
+from verl_v05.compat.contract import check_contract
+from verl_v05.compat.fingerprint import check_same
 from verl_v05.prior import Query
-from verl_v05.prompt import make_query
+from verl_v05.prior.query import make_query
 from verl_v05.rollout.allocator import Allocator
 from verl_v05.rollout.worker import V05AgentLoopWorker
 from verl_v05.settings import load_settings

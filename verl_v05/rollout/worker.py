@@ -1,6 +1,6 @@
 """Agent-loop worker whose groups grow: verl's sessions, scoring and storage, our number of them.
 
-Overrides two private methods of verl's worker (pinned in ``verl_v05.contract``): ``_run_prompt``, whose body
+Overrides two private methods of verl's worker (pinned in ``verl_v05.compat.contract``): ``_run_prompt``, whose body
 says where n may be made dynamic, and ``_agent_loop_postprocess``, to hand the outcome reward back.
 
 Invariants:
@@ -19,8 +19,8 @@ import ray
 import transfer_queue as tq
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ, apply_greedy_sampling_params
 
-from verl_v05.contract import check_contract
-from verl_v05.identity import fingerprint
+from verl_v05.compat.contract import check_contract
+from verl_v05.compat.fingerprint import fingerprint
 from verl_v05.rollout.outcome import OutcomeError, outcome_reward, shaping_reward
 from verl_v05.settings import load_settings
 

@@ -6,8 +6,8 @@ Equation numbers are the paper's; of the authors' code (github.com/junkangwu/QAE
 
 from __future__ import annotations
 
+from verl_v05.estimators.groups import GroupAdvantage, check, make_groups
 from verl_v05.fusion import Array
-from verl_v05.literature.groups import GroupAdvantage, check, make_groups
 
 
 def advantages(
@@ -21,7 +21,7 @@ def advantages(
 
     Args:
         rewards: any scale, finite, (R,).
-        group: (R,) in 0..G-1, as for :func:`verl_v05.literature.groups.make_groups`.
+        group: (R,) in 0..G-1, as for :func:`verl_v05.estimators.groups.make_groups`.
         k: the paper's K, in (0, 1); larger reinforces fewer rollouts and keeps entropy higher.
         interpolate: the authors' code instead of the paper's definition: ``torch.quantile``, linear between two
             rewards, so that a group whose success rate is near 1 - k trains on its successes and its failures.

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from value_model.synthetic import Tasks, sample_tasks
+from value_model.pretraining.synthetic_tasks import Tasks, sample_tasks
 
 Predict = Callable[[Tasks, int], np.ndarray]  # (one task, size of its context) -> success of the other rows (queries,)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 @cache
 def fingerprint() -> str:
     """Digest of this package's Python files."""
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode())

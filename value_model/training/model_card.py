@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from value_model.train_settings import TrainSettings
+from value_model.training.settings import TrainSettings
 
 _TEMPLATE = Template("""\
 ---

@@ -8,8 +8,8 @@ at hand, so none is numbered here.
 
 from __future__ import annotations
 
+from verl_v05.estimators.groups import GroupAdvantage, check, make_groups
 from verl_v05.fusion import Array
-from verl_v05.literature.groups import GroupAdvantage, check, make_groups
 
 
 def advantages(rewards: Array, group: Array, *, eps: float = 1e-3, rescale: bool = True) -> GroupAdvantage:
@@ -25,7 +25,7 @@ def advantages(rewards: Array, group: Array, *, eps: float = 1e-3, rescale: bool
 
     Args:
         rewards: any scale, finite, (R,).
-        group: (R,) in 0..G-1, as for :func:`verl_v05.literature.groups.make_groups`.
+        group: (R,) in 0..G-1, as for :func:`verl_v05.estimators.groups.make_groups`.
         eps: added to MAD, on the scale of the rewards, > 0.
         rescale: multiply a group's advantages by k / (number of them that are not 0), as the code does in training.
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from verl_v05.state import write_json
+from verl_v05.trainer.checkpoint import write_json
 
 logger = logging.getLogger(__name__)
 

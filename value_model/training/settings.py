@@ -11,8 +11,8 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from value_model.metatasks import MetaTaskSettings
-from value_model.tiny_encoder import TinyEncoderSettings
+from value_model.training.meta_tasks import MetaTaskSettings
+from value_model.training.tiny_encoder import TinyEncoderSettings
 
 PARTS = ("backbone", "adapter", "head")
 METRICS = {"loss": min, "cross_entropy": min, "auc": max, "brier": min, "value_mse": min}  # name -> which is better

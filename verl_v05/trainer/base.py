@@ -13,14 +13,14 @@ from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from verl_v05.contract import check_contract
-from verl_v05.cost import Cost, discarded_rollouts, load_cost, save_cost
-from verl_v05.literature.register import HA_DW, HA_DW_RUN, check_parameters
+from verl_v05.compat.contract import check_contract
+from verl_v05.estimators.register import HA_DW, HA_DW_RUN, check_parameters
 from verl_v05.prior import Outcome
-from verl_v05.prompt import make_query
-from verl_v05.recorder import check_folder, write_outcomes
+from verl_v05.prior.query import make_query
 from verl_v05.rollout.outcome import outcome_reward
 from verl_v05.settings import OutcomeSettings
+from verl_v05.trainer.cost import Cost, discarded_rollouts, load_cost, save_cost
+from verl_v05.trainer.recorder import check_folder, write_outcomes
 
 RECORDED = "sync_recorded"
 

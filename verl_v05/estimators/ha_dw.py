@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
+from verl_v05.estimators.groups import GroupAdvantage, check, make_groups, success
 from verl_v05.fusion import Array
-from verl_v05.literature.groups import GroupAdvantage, check, make_groups, success
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def step(
     Args:
         anchor: of the batches before; ``Anchor()`` for none.
         rewards: in [low, high], (R,); s = (r - low) / (high - low).
-        group: (R,) in 0..G-1, as for :func:`verl_v05.literature.groups.make_groups`.
+        group: (R,) in 0..G-1, as for :func:`verl_v05.estimators.groups.make_groups`.
         scale: lambda_scale, > 0; the default is the best of the paper's Table 7 (1.5 in the code).
         window: batches the anchor looks back on (h, m), >= 1, with ``eta`` >= 2; the default is that of
             the code's scripts.

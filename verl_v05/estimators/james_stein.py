@@ -7,8 +7,8 @@ them gives for version 1. The paper's groups are of one size; what different siz
 
 from __future__ import annotations
 
+from verl_v05.estimators.groups import GroupAdvantage, Groups, make_groups
 from verl_v05.fusion import Array
-from verl_v05.literature.groups import GroupAdvantage, Groups, make_groups
 
 ROUNDING = 1e-24  # squares below are rounding errors of rewards of order 1
 
@@ -18,7 +18,7 @@ def advantages(rewards: Array, group: Array, *, leave_one_out: bool = True) -> G
 
     Args:
         rewards: of order 1, finite, (R,).
-        group: (R,) in 0..G-1, as for :func:`verl_v05.literature.groups.make_groups`.
+        group: (R,) in 0..G-1, as for :func:`verl_v05.estimators.groups.make_groups`.
         leave_one_out: the paper's baseline, which does not depend on the reward it is subtracted from
             (:func:`two_level_baseline`), or the positive-part James-Stein estimator of the group means
             (:func:`positive_part_baseline`).

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from value_model import metrics
+from value_model.evaluation import metrics
 from value_model.trajectories import success
 
 matplotlib.use("Agg")

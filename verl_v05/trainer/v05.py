@@ -7,7 +7,7 @@ What it changes in ``PPOTrainerSync``, and nothing else:
   and restored before the first step.
 
 All overrides of private methods of verl's trainer are in this file and ``sync_trainer.py``, and pinned in
-``verl_v05.contract``.
+``verl_v05.compat.contract``.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 
-from verl_v05.contract import check_contract
-from verl_v05.estimator import StepInputs, step_inputs
-from verl_v05.metrics import step_metrics
-from verl_v05.recorder import check_folder, write_outcomes, write_step
+from verl_v05.compat.contract import check_contract
+from verl_v05.estimators.v05 import StepInputs, step_inputs
 from verl_v05.rollout.outcome import shaping_reward
-from verl_v05.rows import StepRows, match_rows
+from verl_v05.rollout.rows import StepRows, match_rows
 from verl_v05.run_check import check_run
-from verl_v05.state import load_state, save_state
-from verl_v05.sync_trainer import SyncTrainer, response_tokens
+from verl_v05.trainer.base import SyncTrainer, response_tokens
+from verl_v05.trainer.checkpoint import load_state, save_state
+from verl_v05.trainer.metrics import step_metrics
+from verl_v05.trainer.recorder import check_folder, write_outcomes, write_step
 
 NAME = "v05"
 

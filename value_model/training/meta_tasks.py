@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from value_model.metrics import hard_label
+from value_model.evaluation.metrics import hard_label
 
 Array = np.ndarray
 

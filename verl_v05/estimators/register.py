@@ -23,10 +23,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from verl.trainer.ppo.core_algos import register_adv_est
 
+from verl_v05.estimators import bnpo, ha_dw, james_stein, mc_grpo, qae
+from verl_v05.estimators.groups import GroupAdvantage
 from verl_v05.fusion import Array
-from verl_v05.literature import bnpo, ha_dw, james_stein, mc_grpo, qae
-from verl_v05.literature.groups import GroupAdvantage
-from verl_v05.state import write_json
+from verl_v05.trainer.checkpoint import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class HaDw:
         self.anchor = ha_dw.Anchor()
 
     def advantages(self, rewards: Array, group: Array, **parameters: Any) -> GroupAdvantage:
-        """:func:`verl_v05.literature.ha_dw.step` from the anchor, which moves on."""
+        """:func:`verl_v05.estimators.ha_dw.step` from the anchor, which moves on."""
         self.anchor, result = ha_dw.step(self.anchor, rewards, group, **parameters)
         return result
 

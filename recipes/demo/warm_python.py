@@ -3,7 +3,7 @@
 A run of verl is about ten processes which each import the same modules for half a minute, one after the other.
 As a prefix of the command that starts it::
 
-    python -m verl_v05.platform.warm_python run -- python -u -m verl.trainer.main_ppo key=value ...
+    python -m recipes.demo.warm_python run -- python -u -m verl.trainer.main_ppo key=value ...
 
 a server imports them once, beside the driver. Ray is given (``runtime_env.py_executable``) a stand-in for
 python, here called the client: it hands its arguments, environment, directory, descriptors and signal mask to
@@ -545,7 +545,7 @@ def main(argv: list[str]) -> None:
             except OSError as error:
                 sys.exit(f"warm_python: cannot run {argv[2]}: {error}")
         case _:
-            sys.exit("usage: python -m verl_v05.platform.warm_python run -- COMMAND [ARGUMENT ...]")
+            sys.exit("usage: python -m recipes.demo.warm_python run -- COMMAND [ARGUMENT ...]")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ Same conventions as :mod:`verl_v05.fusion`.
 
 from __future__ import annotations
 
-from verl_v05.fusion import Array, Fusion, as_float64, check, squared_bias
+from verl_v05.fusion.shrinkage import Array, Fusion, as_float64, check, squared_bias
 
 
 def fuse_beta(mean_reward: Array, k: Array, prior: Array, strength: Array) -> Fusion:

@@ -17,7 +17,7 @@ import torch
 from verl.trainer.ppo.core_algos import register_adv_est
 
 from verl_v05.advantage import Advantages, advantages
-from verl_v05.rows import StepRows
+from verl_v05.rollout.rows import StepRows
 from verl_v05.settings import V05Settings
 
 NAME = "v05"

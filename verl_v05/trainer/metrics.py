@@ -6,7 +6,7 @@ import numpy as np
 
 from verl_v05.advantage import Advantages, baseline_mse
 from verl_v05.rollout.record import StepRecord
-from verl_v05.rows import StepRows
+from verl_v05.rollout.rows import StepRows
 from verl_v05.settings import V05Settings
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 
+from verl_v05.estimators.groups import GroupAdvantage, Groups, check, make_groups, success
 from verl_v05.fusion import Array
-from verl_v05.literature.groups import GroupAdvantage, Groups, check, make_groups, success
 
 
 def advantages(
@@ -24,7 +24,7 @@ def advantages(
 
     Args:
         rewards: in [low, high], (R,); s = (r - low) / (high - low), as in the authors' code.
-        group: (R,) in 0..G-1, as for :func:`verl_v05.literature.groups.make_groups`.
+        group: (R,) in 0..G-1, as for :func:`verl_v05.estimators.groups.make_groups`.
         low, high: reward of a failure and of a success.
         max_weight: upper bound of 1 / f, > 0.
 

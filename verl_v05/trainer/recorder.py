@@ -18,7 +18,7 @@ from value_model.trajectories import write_trajectories
 from verl_v05.advantage import Advantages
 from verl_v05.prior import Outcome
 from verl_v05.rollout.record import StepRecord
-from verl_v05.rows import StepRows
+from verl_v05.rollout.rows import StepRows
 from verl_v05.settings import SettingsError
 
 TRAJECTORIES = "trajectories"

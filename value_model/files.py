@@ -1,0 +1,46 @@
+"""Files that are written whole or not at all: the one place of this project that writes and renames."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replaced(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a path to write to; it takes the place of ``path`` when the block ends without an error.
+
+    The folder is made if need be. The name is unique, so that two processes never write to one file, and the content
+    is on disk before the rename, so that a power failure leaves the old file or the new one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file by :func:`replaced`."""
+    with replaced(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """:func:`write_bytes` of UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike, content: Any, indent: int | None = None) -> None:
+    """:func:`write_text` of JSON."""
+    write_text(path, json.dumps(content, indent=indent) + "\n")

@@ -1,0 +1,1 @@
+"""Pre-training of a small in-context head on synthetic tasks."""

@@ -1,0 +1,1 @@
+"""Training of the value model's adapter."""

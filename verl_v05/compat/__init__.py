@@ -1,0 +1,1 @@
+"""What is relied on in verl, and whether all processes run the same code."""
