@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from value_model import baselines
+from value_model.evaluation import baselines
 from value_model.evaluation.baselines import Fitted, GlobalMean, KNearest, Logistic, PromptHistory, Ridge, remembered
 from value_model.evaluation.metrics import brier, pair_accuracy
 from verl_v05.prior import HistoryPrior, Outcome, Query

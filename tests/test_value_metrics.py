@@ -7,7 +7,7 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from value_model import metrics
+from value_model.evaluation import metrics
 
 
 def data(seed: int, rows: int = 120, groups: int = 4, levels: int = 11, decimals: int = 1):

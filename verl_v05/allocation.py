@@ -3,8 +3,8 @@
 One-step look-ahead (OSLA; paper section 3.4, Eq. 11-12 and 36) weighs the squared bias of the prior, ``bias_sq`` of
 :func:`verl_v05.fusion.fuse`; it is 0 both where the prior was accepted and where it is missing, so neither asks for
 more rollouts. The posterior rule weighs ``variance``, that of
-:func:`verl_v05.fusion.empirical_bayes.posterior_variance`, which one more Bernoulli outcome lowers by the factor n / (n + 1) in expectation, n = k + m; NaN, a prior that is
-not known yet, asks for nothing.
+:func:`verl_v05.fusion.empirical_bayes.posterior_variance`, which one more Bernoulli outcome lowers by the factor
+n / (n + 1) in expectation, n = k + m; NaN, a prior that is not known yet, asks for nothing.
 
 Both have a *target*, the k to stop at for a cost a rollout, and a *gain*, the drop in squared error that the next
 rollout is expected to bring. Formulas take numpy, torch or plain numbers and return arrays of the same namespace.
