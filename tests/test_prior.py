@@ -224,11 +224,27 @@ def test_providers_are_found_by_name_and_by_class_path() -> None:
 @pytest.mark.parametrize(
     ("provider", "kwargs", "message"),
     [
-        ("histori", {}, "prior.provider='histori' must be one of history, none, v0, http, or the path of"),
-        ("no.such.module.Prior", {}, "prior.provider='no.such.module.Prior' must be .*No module named 'no'"),
-        ("verl_v05.prior.NoSuchPrior", {}, "prior.provider='verl_v05.prior.NoSuchPrior' must be .*NoSuchPrior"),
-        ("verl_v05.prior.Query", {}, "'verl_v05.prior.Query' is not a Prior subclass; it must be one of history"),
-        ("verl_v05.prior.make_prior", {}, "is not a Prior subclass"),
+        (
+            "histori",
+            {},
+            "'histori' is not allowed: it must be one of history, none, v0, http, or the path of",
+        ),
+        (
+            "no.such.module.Prior",
+            {},
+            "'no.such.module.Prior' is not allowed: .*No module named 'no'",
+        ),
+        (
+            "verl_v05.prior.NoSuchPrior",
+            {},
+            "'verl_v05.prior.NoSuchPrior' is not allowed: .*NoSuchPrior",
+        ),
+        (
+            "verl_v05.prior.Query",
+            {},
+            "Query' is not a verl_v05.prior.Prior subclass; it must be one of history",
+        ),
+        ("verl_v05.prior.make_prior", {}, "is not a verl_v05.prior.Prior subclass"),
         ("verl_v05.prior.Prior", {}, "abstract"),
         ("history", {"forgeting": 0.5}, r"prior.kwargs=\{'forgeting': 0.5\} for HistoryPrior: .*forgeting"),
         ("history", {"forgetting": 2}, "forgetting=2 must be in"),
