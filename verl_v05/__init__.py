@@ -18,7 +18,7 @@ from verl_v05.allocation import (
 from verl_v05.fusion import Fusion, fuse, noise_variance, squared_bias
 from verl_v05.fusion.empirical_bayes import fuse_beta, posterior_variance
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Advantages",
