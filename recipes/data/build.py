@@ -1,4 +1,4 @@
-"""Make the data folder: read, check, compare, write; or see that it is made."""
+"""Make the data folder: read, check, compare and write, unless it is up to date."""
 
 from __future__ import annotations
 
@@ -152,9 +152,9 @@ def _sampled(table: pd.DataFrame, options: Options) -> pd.Series:
 
 def _repair(tables: dict[str, pd.DataFrame]) -> int:
     table = tables[TRAIN.name]
-    whole = table["problem"].map(checks.repair_escapes)
-    tables[TRAIN.name] = table.assign(problem=whole)
-    return int((whole != table["problem"]).sum())
+    repaired = table["problem"].map(checks.repair_escapes)
+    tables[TRAIN.name] = table.assign(problem=repaired)
+    return int((repaired != table["problem"]).sum())
 
 
 def _manifest(out: Path) -> dict[str, Any]:
