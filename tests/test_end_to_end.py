@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from recipes.demo.launch import train
 from recipes.demo.runs import Run, read_run
+from recipes.demo.training_process import train
 from value_model.trajectories import read_trajectories
 from verl_v05 import advantages, fuse, squared_bias
 from verl_v05.allocation import rollout_target
