@@ -1,11 +1,11 @@
 """What it costs to fit the empirical-Bayes belief to the step whose baselines use it, at 32 and at 2,048 prompts.
 
-`python -m benchmarks.estimators.in_sample` plays a calibration over steps of new prompts, p ~ Beta(0.6, 0.6) with a prior
-of logit p + N(0, 1.5), and compares in the last step the belief from before it with the one fitted to it:
+`python -m benchmarks.estimators.in_sample` plays a calibration over steps of new prompts, p ~ Beta(0.6, 0.6) with a
+prior of logit p + N(0, 1.5), and compares in the last step the belief from before it with the one fitted to it:
 
 - ``error``: mean squared error of the plain baseline against the true mean reward, fitted over opening;
-- ``shift``: covariance of a leave-one-out baseline with the rollout's own reward over the reward's variance. It is 0 for
-  a baseline that does not depend on the rollout; the prompt's gradient is scaled by one minus this.
+- ``shift``: covariance of a leave-one-out baseline with the rollout's own reward over the reward's variance. It is 0
+  for a baseline that does not depend on the rollout; the prompt's gradient is scaled by one minus this.
 """
 
 from __future__ import annotations
