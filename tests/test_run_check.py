@@ -54,7 +54,7 @@ def test_platform_is_chosen_by_what_the_machine_has() -> None:
             "algorithm.v05.prior.provider=nobody",
             "prior.provider='nobody' is not allowed: .* history, none",
         ),
-        ("+algorithm.v05.prior.kwargs.strength=-1", "kwargs.strength=-1 must be positive"),
+        ("+algorithm.v05.prior.kwargs.strength=-1", "kwargs.strength=-1 is not allowed: it must be positive"),
         ("+algorithm.v05.prior.kwargs.color=red", "prior.kwargs=.*color"),
     ],
 )

@@ -22,6 +22,7 @@ from verl.trainer.ppo.core_algos import (
     compute_grpo_outcome_advantage,
     compute_grpo_vectorized_outcome_advantage,
 )
+from verl_v05.rollout.demand import make_demand
 
 from benchmarks.whole_file import write_text
 from verl_v05.advantage import advantages
@@ -31,7 +32,6 @@ from verl_v05.estimators.v05 import StepInputs, compute_v05_outcome_advantage, s
 from verl_v05.fusion import squared_bias
 from verl_v05.fusion.empirical_bayes import fuse_beta, posterior_variance
 from verl_v05.prior import Query
-from verl_v05.rollout.demand import make_demand
 from verl_v05.rollout.group import Group
 from verl_v05.rollout.rows import StepRows
 from verl_v05.settings import V05Settings

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from verl_v05.rollout.belief import make_belief
+
 from benchmarks.schedules.workload import Workload
 from verl_v05.prior import Query
-from verl_v05.rollout.belief import make_belief
 from verl_v05.rollout.group import Group
 from verl_v05.rollout.record import StepRecord
 from verl_v05.rollout.schedule import make_schedule
