@@ -1,15 +1,21 @@
-"""What tests share: their order, and the demo's task."""
+"""What tests share: their order, Ray, and the demo's task."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 import torch
 from rich.console import Console
 
 from recipes.demo.make import Settings, make_demo
+from recipes.demo.warm_python import start_server
+
+ROOT = Path(__file__).parents[1]
+PRELOAD_WITH_RAY = "ray._private.workers.default_worker,value_model.checkpoint,verl_v05.rollout.manager"
 
 # A shell that runs the tests in the background has them ignore the interrupts that some of them send to processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,7 +39,18 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small_cluster() -> Iterator[None]:
-    """Ray on this machine, for a module's replicas."""
-    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+    """Ray on this machine, for a module's actors: its own one, whatever else of Ray is running here.
+
+    Its processes are forks of a start-up server, as the demo's are: importing the value model would take each of them
+    longer than most tests take. The server is the module's too, as ray keeps the raylet it was first imported for.
+    """
+    python = start_server("torch,sentence_transformers", PRELOAD_WITH_RAY)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {"py_executable": python, "env_vars": {"PYTHONPATH": path}}  # classes of tests are unpickled by name
+    options = {"include_dashboard": False, "object_store_memory": 200_000_000, "log_to_driver": False}
+    ray.init("local", num_cpus=4, runtime_env=environment, **options)
     yield
     ray.shutdown()
+    for child in psutil.Process().children():
+        if child.status() != psutil.STATUS_ZOMBIE and str(Path(python).parent) in child.cmdline():
+            child.terminate()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -30,8 +28,6 @@ from verl_v05.rollout.rows import match_rows
 from verl_v05.settings import load_settings
 from verl_v05.trainer.recorded import batch_outcomes
 
-ROOT = Path(__file__).parent.parent
-
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
@@ -48,17 +44,13 @@ def model_path(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    # Workers unpickle the scripted classes by name.
-    env = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    ray.init(num_cpus=8, include_dashboard=False, object_store_memory=200_000_000, runtime_env={"env_vars": env})
+def cluster(small_cluster: None) -> Iterator[None]:
     queue = compose_config("x").transfer_queue
     with open_dict(queue):
         queue.enable = True
     tq.init(queue)
     yield
     tq.close()
-    ray.shutdown()
 
 
 def compose_config(model: str, **v05: Any) -> DictConfig:
