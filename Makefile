@@ -13,14 +13,17 @@ unexport PYTHONDONTWRITEBYTECODE
 MODEL ?=
 ARGS ?=
 
+# Two processes, and files in the order of their collection: trainings come last and find both cores free.
+PYTEST := python -m pytest -n 2 --no-loadscope-reorder
+
 demo: $(VENV)/installed
 	python -m recipes.demo
 
 test: $(VENV)/installed
-	python -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/installed
-	python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 data: $(VENV)/installed
 	python -m recipes.data $(ARGS)
@@ -53,6 +56,7 @@ small-v0: $(VENV)/installed
 lint: $(VENV)/installed
 	ruff check .
 	ruff format --check .
+	mypy
 
 $(VENV)/installed: requirements.lock setup.py
 	$(PYTHON) -m venv $(VENV)

@@ -4,12 +4,14 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import ray
 import torch
 from rich.console import Console
+from xdist.scheduler import LoadFileScheduling
 
 from recipes.demo.make import Settings, make_demo
 from recipes.demo.warm_python import start_server
@@ -19,6 +21,22 @@ PRELOAD_WITH_RAY = "ray._private.workers.default_worker,value_model.checkpoint,v
 
 # A shell that runs the tests in the background has them ignore the interrupts that some of them send to processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Whole processes of 5 to 10 GB: on one machine they run one after the other.
+TRAININGS = {"tests/test_end_to_end.py", "tests/test_value_model_run.py"}
+
+
+class Scheduling(LoadFileScheduling):
+    """Of pytest-xdist: a worker runs all tests of a file, as these share what takes long to make."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "trainings" if file in TRAININGS else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
+from recipes.demo.policy import build_model, build_tokenizer
 from verl_v05.dry_run.__main__ import VALID, main
 from verl_v05.dry_run.compose import compose_launch
 
@@ -71,9 +72,13 @@ def recipes(tmp_path: Path) -> Recipes:
     return Recipes(tmp_path)
 
 
-@pytest.fixture(scope="session")
-def policy(task: Path) -> str:
-    return str(task / "policy")
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The demo's policy, not warmed up: a dry run reads shapes, not weights."""
+    folder, tokenizer = str(tmp_path_factory.mktemp("policy")), build_tokenizer()
+    build_model(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.mark.parametrize("setting", ROLLOUTS)
