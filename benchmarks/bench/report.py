@@ -19,7 +19,7 @@ import torch
 from benchmarks.bench.queue import Request
 from benchmarks.bench.samples import Key, Sample
 from benchmarks.bench.statistics import interval, mean_of_means, pass_at_k, powers_of_two
-from benchmarks.whole_file import write_text
+from value_model.files import write_text
 
 OVERALL = "mean of benchmarks"
 PACKAGES = ("verl-v05", "sglang", "torch", "transformers", "math-verify", "sympy")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.bench import BenchError
-from benchmarks.whole_file import write_text
+from value_model.files import write_text
 
 FINGERPRINT = "fingerprint.json"
 FOLDER = "samples"

@@ -31,7 +31,7 @@ from benchmarks.bench.problems import BENCHMARKS, Problem, draw, read_benchmark
 from benchmarks.bench.queue import Request, requests
 from benchmarks.bench.run import finish
 from benchmarks.bench.samples import SampleStore
-from benchmarks.whole_file import write_text
+from value_model.files import write_text
 
 
 class InstantEngine:

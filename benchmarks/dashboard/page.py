@@ -20,7 +20,7 @@ from benchmarks.dashboard.methods import SHOWN, styles
 from benchmarks.dashboard.runs import Comparison, Run
 from benchmarks.dashboard.table import CONFIDENCE, SEEDS_FOR_INTERVAL, benchmark_tables, headline_tables, summary
 from benchmarks.png import to_png
-from benchmarks.whole_file import write_bytes
+from value_model.files import write_bytes
 
 PAGE = Template((Path(__file__).parent / "page.html").read_text())
 DPI, CSS_DPI = 150, 96

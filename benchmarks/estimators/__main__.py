@@ -19,7 +19,7 @@ from benchmarks.estimators import allocations as rules
 from benchmarks.estimators import catalogue, gradient, priors, report, simulation, summary, tables
 from benchmarks.estimators.catalogue import Case
 from benchmarks.estimators.populations import GRID, measured_rates
-from benchmarks.v0_public import ROLLOUTS, load
+from benchmarks.value_model.v0_public import ROLLOUTS, load
 
 ALLOCATIONS = [
     *(f"k = {k}" for k in rules.FIXED),
@@ -124,9 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.estimators", description=__doc__.splitlines()[0])
     parser.add_argument("--public", required=True, type=Path, help="`data/` of a clone of Now-Join-Us/V0")
-    parser.add_argument("--prior-model", required=True, help="value model of benchmarks/value_model_public.sh")
+    parser.add_argument("--prior-model", required=True, help="value model of benchmarks/value_model/train_public.sh")
     parser.add_argument("--encoder", required=True, help="folder or hub id of all-MiniLM-L6-v2")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/estimators"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/estimators"))
     parser.add_argument(
         "--predictions",
         type=Path,

@@ -20,7 +20,7 @@ from benchmarks.estimators.populations import (
     sigma_of,
 )
 from benchmarks.estimators.priors import PRIORS
-from benchmarks.v0_public import ROLLOUTS
+from benchmarks.value_model.v0_public import ROLLOUTS
 from value_model.evaluate import VALUE_MODEL
 from value_model.evaluation import metrics
 from value_model.trajectories import success

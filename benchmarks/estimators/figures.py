@@ -21,7 +21,7 @@ from benchmarks.estimators.estimators import (
 from benchmarks.estimators.summary import Method
 from benchmarks.estimators.tables import of_case
 from benchmarks.png import to_png
-from benchmarks.whole_file import write_bytes
+from value_model.files import write_bytes
 
 COLOURS = {
     GROUP_MEAN: "tab:grey",

@@ -13,8 +13,8 @@ from benchmarks.estimators.catalogue import AUCS, CONSTANT, HELD_OUT, MIDDLE, PU
 from benchmarks.estimators.estimators import EMPIRICAL_BAYES, SHRINKAGE
 from benchmarks.estimators.populations import LOGIT_BOUND, POINTS
 from benchmarks.estimators.summary import CELL
-from benchmarks.whole_file import write_text
 from value_model.evaluate import VALUE_MODEL
+from value_model.files import write_text
 
 BATCHES_SHOWN = (0, 1, 2, 4, 9)
 KEPT = [*CELL, "rollouts", "mse", "mse_low", "mse_high", "bias", "bayes"]  # in cells.csv
@@ -69,7 +69,7 @@ def page(found: Found) -> str:
 
 `python -m benchmarks.estimators --public FOLDER --prior-model MODEL --encoder FOLDER` (`make bench-estimators`).
 FOLDER is `data/` of a clone of [Now-Join-Us/V0](https://github.com/Now-Join-Us/V0), MODEL what
-[`benchmarks/value_model_public.sh`](../../value_model_public.sh) trains on it. Everything is a simulation
+[`benchmarks/value_model/train_public.sh`](../../value_model_public.sh) trains on it. Everything is a simulation
 on success rates; no policy is trained here. {found.conditions}
 
 ## The answer

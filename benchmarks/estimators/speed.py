@@ -23,7 +23,7 @@ from verl.trainer.ppo.core_algos import (
     compute_grpo_vectorized_outcome_advantage,
 )
 
-from benchmarks.whole_file import write_text
+from value_model.files import write_text
 from verl_v05.advantage import advantages
 from verl_v05.allocation import extra_rollouts, hand_out, posterior_gain, posterior_target, rollout_target
 from verl_v05.calibration import Calibration, Evidence
@@ -144,7 +144,7 @@ def decision_times(repeats: int, seed: int) -> list[dict[str, str]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.estimators.speed", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed.md"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/estimators/speed.md"))
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)

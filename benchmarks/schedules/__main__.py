@@ -24,7 +24,7 @@ from benchmarks.schedules.report import draw_busy, draw_scale, page
 from benchmarks.schedules.simulation import Run
 from benchmarks.schedules.step import Setting, Step
 from benchmarks.schedules.workload import public_rates
-from benchmarks.whole_file import write_text
+from value_model.files import write_text
 
 MANY = 4096  # prompts, beyond which one seed is enough: the spread falls with their number
 SHOWN = (REFERENCE, "rounds, step 2, no halt", "streaming, step 2", "streaming, to target")

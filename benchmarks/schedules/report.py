@@ -17,7 +17,7 @@ from benchmarks.schedules.lines import REFERENCE
 from benchmarks.schedules.measures import busy
 from benchmarks.schedules.simulation import Run
 from benchmarks.schedules.step import Step
-from benchmarks.whole_file import write_bytes
+from value_model.files import write_bytes
 
 TEMPLATE = Path(__file__).parent / "page.md"
 STYLES = ("o-", "s-", "x--", "^-", "v-", "D-", "P-")  # one each for the scaled lines, some of which coincide

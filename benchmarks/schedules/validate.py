@@ -29,7 +29,7 @@ from benchmarks.schedules.report import mean_and_spread
 from benchmarks.schedules.simulation import Fleet, simulate
 from benchmarks.schedules.step import PAST_SEED
 from benchmarks.schedules.workload import Workload, draw_workload, public_rates
-from benchmarks.whole_file import write_text
+from value_model.files import write_text
 from verl_v05.settings import V05Settings
 
 NAMES = ("fixed 4", "rounds, step 2, no halt", "streaming, step 2", "streaming, to target")

@@ -12,7 +12,7 @@ from scipy.stats import betabinom
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.schedules.lengths import Lengths
-from benchmarks.v0_public import ROLLOUTS, load
+from benchmarks.value_model.v0_public import ROLLOUTS, load
 
 # Fitted by `fit_rates` to the 3,072 scores of the V0 authors' public data, part "context".
 PUBLIC_RATES = (0.463, 0.366)
@@ -53,9 +53,9 @@ class Rates:
 
 
 def public_rates(folder: Path | None) -> Rates:
-    """The V0 authors' public data in ``folder``, as `benchmarks.v0_public` reads it, or else the Beta fitted to it.
+    """Success rates in the V0 authors' public data; without a ``folder`` that holds them, the Beta fitted to them.
 
-    Each draw takes a measured prompt at random and its rate from the posterior.
+    With the data each draw takes a measured prompt at random and its rate from the posterior.
     """
     if folder is None:
         return Rates(*PUBLIC_RATES)

@@ -27,7 +27,7 @@ grid."""
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/theorems"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/theorems"))
     args = parser.parse_args(argv)
     sections = [module.section() for module in track((gradient, fusion, allocation), "Enumerating")]
     write(args.out, INTRODUCTION, sections)

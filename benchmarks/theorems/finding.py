@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benchmarks.png import to_png
-from benchmarks.whole_file import write_bytes, write_text
+from value_model.files import write_bytes, write_text
 
 Verdict = Literal["holds", "holds with a condition", "fails"]
 
