@@ -1,18 +1,14 @@
-"""Advantage of a rollout against the fused baseline (paper Eq. 10).
-
-``strength`` chooses the fusion: None is the paper's (Eq. 9), an array the empirical-Bayes one
-(:mod:`verl_v05.fusion.empirical_bayes`).
-"""
+"""Advantage of a rollout against the fused baseline (paper Eq. 10)."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from verl_v05.fusion import Array, Fusion, as_float64, fuse
-from verl_v05.fusion.empirical_bayes import fuse_beta
+from verl_v05.fusion import Array, Belief, FusionMethod, ShrinkageFusion, as_float64
 
 GROUP_WEIGHTINGS = ("per_prompt", "per_rollout")
-BASELINES = ("plain", "leave_one_out")
+PLAIN, LEAVE_ONE_OUT = BASELINES = ("plain", "leave_one_out")
+PAPERS_FUSION = ShrinkageFusion()  # stateless
 
 
 class Advantages(NamedTuple):
@@ -31,10 +27,10 @@ class Advantages(NamedTuple):
 def advantages(
     rewards: Array,
     group: Array,
-    prior: Array,
+    belief: Belief | Array,
     *,
-    strength: Array | None = None,
-    baseline: str = "plain",
+    fusion: FusionMethod = PAPERS_FUSION,
+    baseline: str = PLAIN,
     shaping: Array | float = 0.0,
     sigma_floor: float = 0.1,
     group_weighting: str = "per_prompt",
@@ -44,9 +40,9 @@ def advantages(
     Args:
         rewards: outcome reward of each rollout, in [-1, 1], shape (R,).
         group: index of each rollout's group, in 0..G-1, every group present, integer, shape (R,).
-        prior: prior V of each group, in [-1, 1], NaN where missing, shape (G,).
-        strength: strength m > 0 of each group's Beta prior, (G,), for the empirical-Bayes fusion; then no prior may be
-            missing. None: Eq. 9.
+        belief: prior V of each group, in [-1, 1], NaN where missing, shape (G,); with their strengths a
+            :class:`~verl_v05.fusion.Belief`.
+        fusion: whose :meth:`~verl_v05.fusion.FusionMethod.fuse` gives the baselines; the default is Eq. 9.
         baseline: ``plain``: mu* and sigma* of the whole group; ``leave_one_out``: of the group without the rollout
             itself (:func:`leave_one_out`), which at a fixed k leaves the gradient's direction unbiased.
         shaping: added to the reward in the advantage only, never to the baseline; scalar or (R,).
@@ -55,33 +51,35 @@ def advantages(
             the mean over prompts of Eq. 10 (mean weight 1); ``per_rollout`` leaves it out.
 
     Raises:
-        ValueError: a reward outside [-1, 1] or NaN, a prior or strength out of range, an empty group, or an
-            unknown ``baseline`` or ``group_weighting``.
+        ValueError: a reward outside [-1, 1] or NaN, a prior or strength out of range, a strength given to a fusion
+            that has none, an empty group, or an unknown ``baseline`` or ``group_weighting``.
     """
     if group_weighting not in GROUP_WEIGHTINGS:
         raise ValueError(f"group_weighting must be one of {GROUP_WEIGHTINGS}; got {group_weighting!r}")
     if baseline not in BASELINES:
         raise ValueError(f"baseline must be one of {BASELINES}; got {baseline!r}")
-    xp, (rewards, prior, shaping) = as_float64(rewards, prior, shaping)
+    belief = _checked(belief, fusion)
+    xp, (rewards, shaping) = as_float64(rewards, shaping)
     if not bool(xp.all(xp.abs(rewards) <= 1)):
         raise ValueError(f"outcome rewards must be in [-1, 1] and not NaN; got {rewards[~(xp.abs(rewards) <= 1)]}")
-    k = as_float64(xp.bincount(group, minlength=len(prior)))[1][0]
-    if len(k) != len(prior) or not bool(xp.all(k >= 1)):
-        raise ValueError(f"every group needs a prior and at least one rollout; got {len(prior)} priors, sizes {k}")
+    groups = len(belief.prior)
+    k = as_float64(xp.bincount(group, minlength=groups))[1][0]
+    if len(k) != groups or not bool(xp.all(k >= 1)):
+        raise ValueError(f"every group needs a prior and at least one rollout; got {groups} priors, sizes {k}")
 
-    mean_reward = xp.clip(xp.bincount(group, weights=rewards, minlength=len(prior)) / k, -1.0, 1.0)
-    fusion = _fuse(mean_reward, k, prior, strength)
-    reference = fusion.baseline[group]
-    if baseline == "leave_one_out":
-        reference = leave_one_out(rewards, group, prior, strength)
+    mean_reward = xp.clip(xp.bincount(group, weights=rewards, minlength=groups) / k, -1.0, 1.0)
+    fused = fusion.fuse(mean_reward, k, belief)
+    reference = fused.baseline[group]
+    if baseline == LEAVE_ONE_OUT:
+        reference = leave_one_out(rewards, group, belief, fusion)
     advantage = (rewards + shaping - reference) / _sigma(xp, reference, sigma_floor)
     if group_weighting == "per_prompt":
         advantage = advantage * (len(rewards) / len(k) / k)[group]
-    sigma = _sigma(xp, fusion.baseline, sigma_floor)
-    return Advantages(advantage, reference, *fusion, sigma, mean_reward, k)
+    sigma = _sigma(xp, fused.baseline, sigma_floor)
+    return Advantages(advantage, reference, *fused, sigma, mean_reward, k)
 
 
-def leave_one_out(rewards: Array, group: Array, prior: Array, strength: Array | None = None) -> Array:
+def leave_one_out(rewards: Array, group: Array, belief: Belief | Array, fusion: FusionMethod = PAPERS_FUSION) -> Array:
     """Fused baseline of each rollout's group without that rollout, shape (R,).
 
     A rollout that is alone in its group is left with the prior; if that is missing too, with its own reward, so that
@@ -89,18 +87,24 @@ def leave_one_out(rewards: Array, group: Array, prior: Array, strength: Array | 
 
     Args: as in :func:`advantages`.
     """
-    xp, (rewards, prior) = as_float64(rewards, prior)
-    k = as_float64(xp.bincount(group, minlength=len(prior)))[1][0]
+    belief = _checked(belief, fusion)
+    xp, (rewards,) = as_float64(rewards)
+    groups = len(belief.prior)
+    k = as_float64(xp.bincount(group, minlength=groups))[1][0]
     others = (k - 1)[group]
-    total = xp.bincount(group, weights=rewards, minlength=len(prior))[group] - rewards
-    prior = prior[group]
-    alone = xp.where(xp.isnan(prior), rewards, prior)  # one rollout that says what the prior says changes nothing
+    total = xp.bincount(group, weights=rewards, minlength=groups)[group] - rewards
+    belief = Belief(belief.prior[group], belief.strength[group])
+    alone = xp.where(
+        xp.isnan(belief.prior), rewards, belief.prior
+    )  # one rollout that says what the prior says changes nothing
     at_least_one = xp.clip(others, 1.0, None)
     mean_reward = xp.where(others > 0, xp.clip(total / at_least_one, -1.0, 1.0), alone)
-    return _fuse(mean_reward, at_least_one, prior, None if strength is None else strength[group]).baseline
+    return fusion.fuse(mean_reward, at_least_one, belief).baseline
 
 
-def baseline_mse(rewards: Array, group: Array, prior: Array, strength: Array | None = None) -> tuple[float, float]:
+def baseline_mse(
+    rewards: Array, group: Array, belief: Belief | Array, fusion: FusionMethod = PAPERS_FUSION
+) -> tuple[float, float]:
     """Unbiased estimates of the squared error of (fused baseline, group mean) against the true mean.
 
     For a reward r_i left out of its group, E[(r_i - b_-i)^2] = Var(r) + MSE(b_-i); subtracting the
@@ -112,14 +116,16 @@ def baseline_mse(rewards: Array, group: Array, prior: Array, strength: Array | N
 
     Args: as in :func:`advantages`.
     """
-    xp, (rewards, prior) = as_float64(rewards, prior)
-    k = as_float64(xp.bincount(group, minlength=len(prior)))[1][0]
-    total = xp.bincount(group, weights=rewards, minlength=len(prior))
-    total_sq = xp.bincount(group, weights=rewards**2, minlength=len(prior))
+    belief = _checked(belief, fusion)
+    xp, (rewards,) = as_float64(rewards)
+    groups = len(belief.prior)
+    k = as_float64(xp.bincount(group, minlength=groups))[1][0]
+    total = xp.bincount(group, weights=rewards, minlength=groups)
+    total_sq = xp.bincount(group, weights=rewards**2, minlength=groups)
     kept = k[group] >= 2
     if not bool(xp.any(kept)):
         return float("nan"), float("nan")
-    fused = leave_one_out(rewards, group, prior, strength)[kept]
+    fused = leave_one_out(rewards, group, belief, fusion)[kept]
     rewards, group = rewards[kept], group[kept]
     others = k[group] - 1
     mean = xp.clip((total[group] - rewards) / others, -1.0, 1.0)
@@ -127,8 +133,15 @@ def baseline_mse(rewards: Array, group: Array, prior: Array, strength: Array | N
     return tuple(float(xp.mean((rewards - b) ** 2 - variance)) for b in (fused, mean))
 
 
-def _fuse(mean_reward: Array, k: Array, prior: Array, strength: Array | None) -> Fusion:
-    return fuse(mean_reward, k, prior) if strength is None else fuse_beta(mean_reward, k, prior, strength)
+def _checked(belief: Belief | Array, fusion: FusionMethod) -> Belief:
+    """float64, with the strengths NaN where only priors were given."""
+    prior, strength = belief if isinstance(belief, Belief) else (belief, float("nan"))
+    xp, (prior, strength) = as_float64(prior, strength)
+    strength = xp.broadcast_to(strength, prior.shape)
+    if not fusion.has_strength and not bool(xp.all(xp.isnan(strength))):
+        # It would be ignored, and the caller surely meant the fusion that the strengths are for.
+        raise ValueError(f"strengths were given, but {type(fusion).__name__} has none: pass their fusion")
+    return Belief(prior, strength)
 
 
 def _sigma(xp: Any, baseline: Array, floor: float) -> Array:

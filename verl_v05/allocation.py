@@ -3,7 +3,7 @@
 One-step look-ahead (OSLA; paper section 3.4, Eq. 11-12 and 36) weighs the squared bias of the prior, ``bias_sq`` of
 :func:`verl_v05.fusion.fuse`; it is 0 both where the prior was accepted and where it is missing, so neither asks for
 more rollouts. The posterior rule weighs ``variance``, that of
-:func:`verl_v05.fusion.empirical_bayes.posterior_variance`, which one more Bernoulli outcome lowers by the factor
+:func:`verl_v05.fusion.posterior_variance`, which one more Bernoulli outcome lowers by the factor
 n / (n + 1) in expectation, n = k + m; NaN, a prior that is not known yet, asks for nothing.
 
 Both have a *target*, the k to stop at for a cost a rollout, and a *gain*, the drop in squared error that the next
@@ -13,11 +13,27 @@ rollout is expected to bring. Formulas take numpy, torch or plain numbers and re
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from verl_v05.fusion import Array, as_float64
+from verl_v05.fusion import Array, Belief, FusionMethod, as_float64, posterior_variance, squared_bias
+from verl_v05.registry import Registry, SettingsError
+
+if TYPE_CHECKING:
+    from verl_v05.settings import V05Settings
+
+ALLOCATIONS = Registry(
+    key="algorithm.v05.allocation",
+    base="verl_v05.allocation.AllocationRule",
+    names={
+        "osla": "verl_v05.allocation.OslaAllocation",
+        "posterior": "verl_v05.allocation.PosteriorAllocation",
+    },
+)
+Gain = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (indices of prompts, rollouts before it) -> worth of one more
 
 
 def empirical_mse(bias_sq: Array, k: Array) -> Array:
@@ -88,9 +104,7 @@ def extra_rollouts(k: np.ndarray, spent: np.ndarray, target: np.ndarray, *, k_ma
     return np.where(wants & (np.asarray(spent) + step <= k_max), step, 0).astype(np.int64)
 
 
-def hand_out(
-    rollouts: int, room: np.ndarray, gain: Callable[[np.ndarray, np.ndarray], np.ndarray], at_least: float = 0.0
-) -> np.ndarray:
+def hand_out(rollouts: int, room: np.ndarray, gain: Gain, at_least: float = 0.0) -> np.ndarray:
     """Hand rollouts out one by one, each to the prompt it is expected to gain most for (ties: the earlier prompt).
 
     Args:
@@ -120,3 +134,76 @@ def _largest(values: np.ndarray, count: int) -> np.ndarray:
     chosen = values > least
     chosen[np.flatnonzero(values == least)[: count - chosen.sum()]] = True
     return chosen
+
+
+class Demand(NamedTuple):
+    """What further rollouts of G prompts are worth."""
+
+    target: np.ndarray  # (G,) k to stop at; below k, or NaN, where nothing more is wanted
+    gain: Gain  # falls with the rollouts before it
+
+
+class AllocationRule(ABC):
+    """One value of ``algorithm.v05.allocation``: what the next rollout of each prompt is worth."""
+
+    needs_strength: ClassVar[bool] = False  # goes with fusions that have a posterior only
+    plans_budget: ClassVar[bool] = False  # its gains are comparable between prompts, so a cap can be divided by them
+
+    def __init__(self, cost: float):
+        self.cost = cost
+
+    @classmethod
+    def from_settings(cls, settings: V05Settings, fusion: FusionMethod) -> Self:
+        """The rule of a run.
+
+        Raises:
+            SettingsError: it needs a posterior, and the fusion has none.
+        """
+        if cls.needs_strength and not fusion.has_strength:
+            raise SettingsError(
+                f"algorithm.v05.allocation={settings.allocation!r} is not allowed: it must be osla with "
+                f"fusion={settings.fusion}, which has no posterior"
+            )
+        return cls(settings.cost)
+
+    @abstractmethod
+    def demand(self, mean_reward: np.ndarray, k: np.ndarray, belief: Belief, fusion: FusionMethod) -> Demand:
+        """Of prompts with k >= 0 scored rollouts.
+
+        Args:
+            mean_reward: (G,), in [-1, 1]; 0 where k is 0.
+            k: (G,)
+            belief: from before the rollouts, NaN where there is none.
+        """
+
+
+class OslaAllocation(AllocationRule):
+    """``osla``: Eq. 12, up to the k at which Eq. 36 falls below the cost."""
+
+    def demand(self, mean_reward: np.ndarray, k: np.ndarray, belief: Belief, fusion: FusionMethod) -> Demand:
+        # A prompt with nothing scored has mean 0 and counts as k = 1, which no prior in [-1, 1] contradicts.
+        bias_sq = squared_bias(mean_reward, np.maximum(k, 1), belief.prior)
+        return Demand(
+            rollout_target(bias_sq, self.cost),
+            lambda prompt, before: marginal_return(bias_sq[prompt], k[prompt] + before),
+        )
+
+
+class PosteriorAllocation(AllocationRule):
+    """``posterior``: as long as the next rollout is expected to lower the posterior variance by the cost."""
+
+    needs_strength = True
+    plans_budget = True
+
+    def demand(self, mean_reward: np.ndarray, k: np.ndarray, belief: Belief, fusion: FusionMethod) -> Demand:
+        known, variance = ~np.isnan(belief.prior), np.full(len(k), np.nan)
+        # With nothing scored the posterior is the prior, whatever the mean: one rollout that agrees with it leaves it.
+        seen = np.where(k > 0, mean_reward, belief.prior)
+        of_known = Belief(belief.prior[known], belief.strength[known])
+        baseline = fusion.fuse(seen[known], np.maximum(k, 1)[known], of_known).baseline
+        variance[known] = posterior_variance(baseline, k[known], of_known.strength)
+        n = k + belief.strength
+        return Demand(
+            posterior_target(variance, n, k, self.cost),
+            lambda prompt, before: posterior_gain(variance[prompt], n[prompt], before),
+        )

@@ -18,11 +18,14 @@ the two outcomes count as fractions of a success.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import betaln, digamma, expit, logit
+
+from value_model.conversions import value_of_probability
+from verl_v05.fusion.base import Belief
 
 # A provider's 0 or 1 is taken for the best it can tell, not for certainty; nor does any evidence make q certain.
 LOGIT_LIMIT = 7.0
@@ -37,13 +40,6 @@ START = np.array([0.0, 0.0, 1.0, 0.5, np.log(2.0), 0.0, 0.5])
 START_PRECISION = np.array([1.0, 1.0, 4.0, 4.0, 1.0, 1.0, 4.0])
 
 
-class Belief(NamedTuple):
-    """Beta prior of each prompt, as :func:`verl_v05.fusion.empirical_bayes.fuse_beta` takes it."""
-
-    prior: np.ndarray  # V = 2q - 1, in (-1, 1)
-    strength: np.ndarray  # m > 0, in rollouts
-
-
 @dataclass(frozen=True)
 class Evidence:
     """What is known of G prompts before their rollouts."""
@@ -51,6 +47,10 @@ class Evidence:
     probability: np.ndarray  # (G,) the provider's, in [0, 1], NaN where missing
     successes: np.ndarray  # (G,) discounted successes of earlier visits, >= 0; 0 where there was none
     failures: np.ndarray  # (G,) discounted failures
+
+    def of(self, chosen: np.ndarray) -> Evidence:
+        """Of some of the prompts, by a mask or indices."""
+        return Evidence(self.probability[chosen], self.successes[chosen], self.failures[chosen])
 
     def mean_features(self) -> np.ndarray:
         """(G, 4), see the module."""
@@ -83,9 +83,9 @@ class Calibration:
         return cls(forgetting, START, np.diag(START_PRECISION))
 
     def belief(self, evidence: Evidence) -> Belief:
-        """Beta prior of each prompt."""
+        """Beta prior of each prompt, V = 2 q - 1 in (-1, 1) and m > 0."""
         logit_q, log_m = _limited(self.theta, evidence.mean_features(), evidence.strength_features())
-        return Belief(2 * expit(logit_q) - 1, np.exp(log_m))
+        return Belief(value_of_probability(expit(logit_q)), np.exp(log_m))
 
     def fit(self, evidence: Evidence, successes: np.ndarray, k: np.ndarray) -> Calibration:
         """The calibration after a step that measured these prompts.

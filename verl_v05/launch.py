@@ -1,4 +1,4 @@
-"""Hydra callback that checks a run on the launching process, before Ray starts anything.
+"""Checks of a run as a whole, before Ray starts anything: what must fit together for V0.5 to be what it says.
 
 verl's signatures are checked where its trainer and workers are imported anyway: here that would cost seconds.
 """
@@ -8,11 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from verl_v05.compat.contract import ContractError, check_version
-from verl_v05.run_check import check_run
-from verl_v05.settings import SettingsError
+from verl_v05.method import Method
+from verl_v05.prior import make_prior
+from verl_v05.registry import SettingsError
+from verl_v05.settings import V05Settings, load_settings
+
+MANAGER = "verl_v05.rollout.manager.V05AgentLoopManager"
 
 
 class CheckLaunch(Callback):
@@ -27,3 +31,52 @@ class CheckLaunch(Callback):
             check_run(config)
         except (ContractError, SettingsError) as error:
             raise SystemExit(f"verl-v05: {error}") from None
+
+
+def check_run(config: DictConfig) -> V05Settings:
+    """Validate a composed config; needs neither Ray nor an accelerator.
+
+    Raises:
+        SettingsError: naming the key, its value and what is allowed.
+    """
+    settings = load_settings(config)
+    Method.from_settings(settings)
+    make_prior(settings.prior)
+    _must_be(config, "algorithm.adv_estimator", "v05")
+    _must_be(config, "trainer.v1.trainer_mode", "v05")
+    _must_be(config, "trainer.use_v1", True)
+    _must_be(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class", MANAGER)
+    _must_be(config, "actor_rollout_ref.rollout.n", settings.k_init, "algorithm.v05.k_init")
+    _must_be(config, "algorithm.use_kl_in_reward", False, "V0.5 rewards are outcomes; use actor.use_kl_loss")
+    _must_be(config, "algorithm.filter_groups.enable", False, "groups of equal rewards carry signal against the prior")
+    _must_be(config, "distillation.enabled", False, "not supported with V0.5")
+    _must_be(config, "actor_rollout_ref.actor.use_dynamic_bsz", True, "rows vary; micro-batches are made by tokens")
+    if OmegaConf.select(config, "critic.enable"):
+        _must_be(config, "critic.enable", False, "the prior takes its place")
+    if OmegaConf.select(config, "reward.reward_model.enable"):
+        _must_be(config, "reward.reward_model.enable_resource_pool", True, "rewards are needed while rollouts generate")
+    if settings.max_rollouts_per_step is not None:
+        _must_be(config, "trainer.v1.sampler.sync_refill_failed_groups", False, "refills would exceed the step's cap")
+    _check_batches(config, settings)
+    return settings
+
+
+def _check_batches(config: DictConfig, settings: V05Settings) -> None:
+    prompts = config.data.train_batch_size
+    mini = config.actor_rollout_ref.actor.ppo_mini_batch_size
+    if not 1 <= mini <= prompts or prompts % mini:
+        raise SettingsError(
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} (in prompts) must divide "
+            f"data.train_batch_size={prompts}"
+        )
+    cap, first = settings.max_rollouts_per_step, prompts * settings.k_init
+    if cap is not None and cap < first:
+        raise SettingsError(
+            f"algorithm.v05.max_rollouts_per_step={cap} must be at least train_batch_size x k_init = {first}"
+        )
+
+
+def _must_be(config: DictConfig, key: str, allowed: object, why: str = "") -> None:
+    value = OmegaConf.select(config, key)
+    if value != allowed:
+        raise SettingsError(f"{key}={value!r} is not allowed: with V0.5 it must be {allowed!r}{why and f' ({why})'}")

@@ -9,6 +9,7 @@ when verl's are, the CPU engines when its engines are, outside verl's reach, whe
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -21,18 +22,18 @@ from verl_v05.compat.contract import check_version
 
 # What registers itself with a package of verl's, once that is imported.
 FOLLOWERS = {
-    "verl.trainer.ppo.v1": "verl_v05.trainer.v05",
-    "verl.trainer.ppo.core_algos": "verl_v05.estimators.register",
-    "verl.workers.engine": "verl_v05.platform.cpu_engine",
+    "verl.trainer.ppo.v1": ("verl_v05.trainer.v05", "verl_v05.trainer.recorded"),
+    "verl.trainer.ppo.core_algos": ("verl_v05.estimators.register",),
+    "verl.workers.engine": ("verl_v05.platform.cpu_engine",),
 }
 
 
 class _ThenImport(Loader):
-    """Loader that imports ``follower`` after the module it loads."""
+    """Loader that imports ``followers`` after the module it loads."""
 
-    def __init__(self, loader: Loader, follower: str):
+    def __init__(self, loader: Loader, followers: Sequence[str]):
         self._loader = loader
-        self._follower = follower
+        self._followers = followers
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
@@ -40,7 +41,8 @@ class _ThenImport(Loader):
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
         try:
-            import_module(self._follower)
+            for follower in self._followers:
+                import_module(follower)
         except ImportError:
             check_version()  # says so, if another verl is the reason
             raise

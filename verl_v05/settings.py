@@ -1,4 +1,8 @@
-"""Typed, validated form of the hydra group ``algorithm.v05``. Defaults are the paper's."""
+"""Typed, validated form of the hydra group ``algorithm.v05``. Defaults are the paper's.
+
+Values are checked here one by one; fusion, allocation, schedule and prior provider are resolved, and checked against
+each other, by :class:`verl_v05.method.Method`.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from value_model.checks import require
 from verl_v05.advantage import BASELINES, GROUP_WEIGHTINGS
+from verl_v05.registry import SettingsError
+
+__all__ = ["SettingsError", "V05Settings", "load_settings"]
 
 KEY = "algorithm.v05"
-SCHEDULES = ("rounds", "streaming", "fixed")
-SHRINKAGE, EMPIRICAL_BAYES = FUSIONS = ("shrinkage", "empirical_bayes")
-OSLA, POSTERIOR = ALLOCATIONS = ("osla", "posterior")
 TO_TARGET = "to_target"
-
-
-class SettingsError(ValueError):
-    """A value of ``algorithm.v05`` is unknown or impossible; the message names key, value and what is allowed."""
 
 
 @dataclass
@@ -62,10 +63,11 @@ class CalibrationSettings:
 class V05Settings:
     """The whole group. ``k`` counts rollouts of one prompt in one step."""
 
-    fusion: str = SHRINKAGE  # shrinkage: Eq. 9; empirical_bayes: a Beta prior fitted on line
+    # These three, and prior.provider, take a name or the class path of your own (docs/extending.md).
+    fusion: str = "shrinkage"  # shrinkage: Eq. 9; empirical_bayes: a Beta prior fitted on line
     baseline: str = "plain"  # or leave_one_out: each rollout against the baseline of the others
-    allocation: str = OSLA  # osla: Eq. 12; posterior: expected drop of the posterior variance a rollout
-    schedule: str = "rounds"
+    allocation: str = "osla"  # osla: Eq. 12; posterior: expected drop of the posterior variance a rollout
+    schedule: str = "rounds"  # rounds, streaming, fixed
     k_init: int = 4
     k_max: int = 16
     cost: float = 0.0039  # marginal cost of a rollout, in squared error of the baseline (Eq. 12)
@@ -82,44 +84,19 @@ class V05Settings:
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     allow_missing_state: bool = False  # resume a checkpoint that was written without V0.5
     record_dir: str | None = None  # one parquet a step: every rollout's reward, prior and advantage
+    custom: dict[str, Any] = field(default_factory=dict)  # read by classes of your own
 
     def __post_init__(self) -> None:
-        for key, allowed in (
-            ("fusion", FUSIONS),
-            ("baseline", BASELINES),
-            ("allocation", ALLOCATIONS),
-            ("schedule", SCHEDULES),
-            ("group_weighting", GROUP_WEIGHTINGS),
-        ):
+        for key, allowed in (("baseline", BASELINES), ("group_weighting", GROUP_WEIGHTINGS)):
             _require(key, getattr(self, key), getattr(self, key) in allowed, f"one of {', '.join(allowed)}")
-        posterior = self.allocation == POSTERIOR
-        _require(
-            "allocation",
-            self.allocation,
-            not posterior or self.fusion == EMPIRICAL_BAYES,
-            f"{OSLA} with fusion={self.fusion}, which has no posterior",
-        )
         _require("k_init", self.k_init, self.k_init >= 1, "at least 1")
         _require("k_max", self.k_max, self.k_max >= self.k_init, f"at least k_init ({self.k_init})")
-        divided = self.max_rollouts_per_step is not None and self.schedule == "rounds" and posterior
-        _require(
-            "cost",
-            self.cost,
-            0 < self.cost < math.inf or (self.cost == 0 and divided),
-            "a positive number, or 0 with schedule=rounds, allocation=posterior and max_rollouts_per_step, to spend "
-            "just that many",
-        )
+        _require("cost", self.cost, 0 <= self.cost < math.inf, "a positive number, or 0 where a schedule divides a cap")
         _require("step", self.step, self.step == TO_TARGET or _is_count(self.step), f"an integer >= 1 or {TO_TARGET!r}")
         _require("halt_share", self.halt_share, 0 <= self.halt_share <= 1, "in [0, 1]")
         _require("pad_multiple", self.pad_multiple, self.pad_multiple >= 1, "at least 1")
         cap = self.max_rollouts_per_step
-        _require(
-            "max_rollouts_per_step",
-            cap,
-            cap is None or ((self.schedule == "streaming" or divided) and cap >= 1),
-            "null, or a positive integer with schedule=streaming, or with schedule=rounds and allocation=posterior "
-            "(other rounds are bounded by halt_share)",
-        )
+        _require("max_rollouts_per_step", cap, cap is None or cap >= 1, "null or a positive integer")
         _require("sigma_floor", self.sigma_floor, 0 < self.sigma_floor <= 1, "in (0, 1]")
         low, high = self.outcome.low, self.outcome.high
         _require("outcome.low", low, math.isfinite(low), "finite")
@@ -171,8 +148,7 @@ def _explain(error: OmegaConfBaseException) -> str:
 
 
 def _require(key: str, value: object, ok: bool, allowed: str) -> None:
-    if not ok:
-        raise SettingsError(f"{KEY}.{key}={value!r} is not allowed: it must be {allowed}")
+    require(f"{KEY}.{key}", value, ok, allowed, SettingsError)
 
 
 def _is_count(value: object) -> bool:

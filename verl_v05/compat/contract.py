@@ -1,9 +1,8 @@
 """What we rely on in verl, checked before a run instead of failing inside one.
 
-verl's public extension points are enough for the prior, the rollouts and the CPU platform; the private
-methods overridden in ``sync_trainer.py``, ``trainer.py``, ``rollout/worker.py``, ``rollout/manager.py`` and
-``platform/cpu_engine.py`` are pinned here: by signature where ours calls verl's, by source where ours replaces verl's
-body.
+verl's public extension points are enough for the prior, the rollouts and the CPU platform. The private methods that are
+overridden, in ``trainer/``, ``rollout/`` and ``platform/cpu_engine.py``, are pinned for each supported verl in a
+file of this folder, ``verl_0_9_1.py`` for verl 0.9.1. To support another verl, add its file (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -14,61 +13,28 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
 
-from packaging.specifiers import SpecifierSet
-
-SUPPORTED_VERL = SpecifierSet("==0.9.1")
-
-_TRAINER = "verl.trainer.ppo.v1.trainer_base:PPOTrainer"
-_WORKER = "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ.__ray_metadata__.modified_class"
-_MANAGER = "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopManagerTQ"
-
-SIGNATURES = {
-    f"{_TRAINER}.fit": "(self, agent_loop_manager)",
-    f"{_TRAINER}._load_checkpoint": "(self)",
-    f"{_TRAINER}._save_checkpoint": "(self)",
-    f"{_TRAINER}._compute_advantage": "(self, batch, metrics)",
-    f"{_TRAINER}._compute_metrics": "(self, batch, metrics, timing_raw, global_steps, epoch)",
-    f"{_TRAINER}._get_required_batch_multiple": "(self, dp_size)",
-    f"{_WORKER}._run_agent_loop": "(self, sampling_params, trajectory, *, agent_name, trace, **kwargs)",
-    f"{_WORKER}._agent_loop_postprocess": "(self, output, validate, **kwargs)",
-    f"{_MANAGER}._init_agent_loop_workers": "(self)",
-    f"{_MANAGER}.generate_sequences": "(self, prompts)",
-    "verl.single_controller.ray.base:RayResourcePool.get_placement_groups": "(self, strategy, name, device_name)",
-    "verl.single_controller.ray.base:ResourcePoolManager.get_resource_pool": "(self, role)",
-    "verl.trainer.ppo.core_algos:register_adv_est": "(name_or_enum)",
-    "verl.trainer.ppo.v1.trainer_base:register_trainer": "(name)",
-}
-
-SOURCES = {
-    f"{_TRAINER}._update_actor": "d7009bd8a69d40b9",
-    f"{_TRAINER}.__init__": "6f938d77859b66ae",
-    f"{_WORKER}._run_prompt": "3d9bca6b0ea5fe25",
-    "verl.trainer.ppo.v1.utils:compute_advantage_for_multi_trajectories": "d973cc8aec79bc3d",
-    "verl.trainer.ppo.ray_trainer:compute_advantage": "314695381c755264",
-}
-
-_ENGINE = "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead"
-
-# Checked where the CPU engines are registered, since not every process imports verl's.
-CPU_ENGINE_SIGNATURES = {
-    f"{_ENGINE}._build_fsdp_module": "(self, module)",
-    f"{_ENGINE}._build_module": "(self)",
-    f"{_ENGINE}.get_per_tensor_param": "(self, layered_summon, base_sync_done, **kwargs)",
-    "verl.utils.model:load_valuehead_model": "(local_path, torch_dtype, model_config, trust_remote_code)",
-}
+PREFIX = "verl_"
 
 
 class ContractError(RuntimeError):
     """The installed verl is not one this plugin knows."""
 
 
+def supported_versions() -> list[str]:
+    """The verl versions that this folder has pins for."""
+    names = sorted(path.stem for path in Path(__file__).parent.glob(f"{PREFIX}*.py"))
+    return [name.removeprefix(PREFIX).replace("_", ".") for name in names]
+
+
 def check_version() -> None:
     """Raise :class:`ContractError` if verl's version is not supported."""
-    installed = version("verl")
-    if installed not in SUPPORTED_VERL:
+    installed, supported = version("verl"), supported_versions()
+    if installed not in supported:
         raise ContractError(
-            f"verl-v05 supports verl {SUPPORTED_VERL}, found {installed}: install a supported verl, "
+            f"verl-v05 supports verl {', '.join(supported)}, found {installed}: install a supported verl, "
             "or a verl-v05 made for yours"
         )
 
@@ -77,12 +43,19 @@ def check_version() -> None:
 def check_contract() -> None:
     """Raise :class:`ContractError` naming all that differs in verl from what is relied on. Cheap when repeated."""
     check_version()
-    _refuse(_mismatches(SIGNATURES, signature_of) + _mismatches(SOURCES, source_of))
+    pins = pins_of(version("verl"))
+    _refuse(_mismatches(pins.SIGNATURES, signature_of) + _mismatches(pins.SOURCES, source_of))
 
 
 def check_cpu_engine() -> None:
     """:func:`check_contract` for what the CPU engines override."""
-    _refuse(_mismatches(CPU_ENGINE_SIGNATURES, signature_of))
+    check_version()
+    _refuse(_mismatches(pins_of(version("verl")).CPU_ENGINE_SIGNATURES, signature_of))
+
+
+def pins_of(verl_version: str) -> ModuleType:
+    """The module with the pins of a supported version."""
+    return import_module(f"{__package__}.{PREFIX}{verl_version.replace('.', '_')}")
 
 
 def signature_of(function: Callable) -> str:

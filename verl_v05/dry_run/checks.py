@@ -26,7 +26,7 @@ from verl_v05.dry_run.launch import (
 from verl_v05.dry_run.memory import BYTES
 from verl_v05.dry_run.problems import Problem, refuse, warn
 from verl_v05.dry_run.trace import ModelShape
-from verl_v05.run_check import check_run
+from verl_v05.launch import check_run
 from verl_v05.settings import SettingsError
 
 COUNTS = (

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 
-from verl_v05.estimators.groups import GroupAdvantage, Groups, check, make_groups, success
+from verl_v05.estimators.base import GroupAdvantage, estimator
+from verl_v05.estimators.groups import Groups, check, make_groups, success
 from verl_v05.fusion import Array
 
 
+@estimator("bnpo")
 def advantages(
     rewards: Array, group: Array, *, low: float = 0.0, high: float = 1.0, max_weight: float = 1e6
 ) -> GroupAdvantage:

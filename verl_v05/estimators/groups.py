@@ -1,19 +1,12 @@
-"""What the estimators share: rollouts in groups, and the statistics of a group."""
+"""Rollouts in groups, and the statistics of a group."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from verl_v05.fusion import Array, as_float64
-
-
-class GroupAdvantage(NamedTuple):
-    """Result of every estimator: float64 arrays of the rewards' namespace. R = rollouts."""
-
-    advantage: Array  # (R,)
-    baseline: Array  # (R,) on the rewards' scale; leave-one-out baselines differ within a group
 
 
 @dataclass(frozen=True)

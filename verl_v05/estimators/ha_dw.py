@@ -8,10 +8,12 @@ Eq. 8 the constants eta and m are not published.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean, pstdev
+from typing import Any
 
-from verl_v05.estimators.groups import GroupAdvantage, check, make_groups, success
+from verl_v05.estimators.base import Estimator, GroupAdvantage, estimator
+from verl_v05.estimators.groups import check, make_groups, success
 from verl_v05.fusion import Array
 
 
@@ -95,3 +97,34 @@ def step(
     advantage = weight * centred / (groups.std() + eps)[groups.index]
     result = GroupAdvantage(advantage, low + (high - low) * baseline)
     return anchor.update(rate, window=window, eta=eta), result
+
+
+@estimator("ha_dw")
+class HaDw(Estimator):
+    """:func:`step` from one batch of a run to the next."""
+
+    def __init__(self) -> None:
+        self.anchor = Anchor()
+
+    def advantages(
+        self,
+        rewards: Array,
+        group: Array,
+        *,
+        scale: float = 1.3,
+        window: int = 10,
+        eta: float | None = None,
+        low: float = 0.0,
+        high: float = 1.0,
+        eps: float = 1e-6,
+    ) -> GroupAdvantage:
+        """See :func:`step`; the anchor moves on."""
+        parameters = {"scale": scale, "window": window, "eta": eta, "low": low, "high": high, "eps": eps}
+        self.anchor, result = step(self.anchor, rewards, group, **parameters)
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self.anchor)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.anchor = Anchor(**state)

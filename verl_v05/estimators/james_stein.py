@@ -7,12 +7,14 @@ them gives for version 1. The paper's groups are of one size; what different siz
 
 from __future__ import annotations
 
-from verl_v05.estimators.groups import GroupAdvantage, Groups, make_groups
+from verl_v05.estimators.base import GroupAdvantage, estimator
+from verl_v05.estimators.groups import Groups, make_groups
 from verl_v05.fusion import Array
 
 ROUNDING = 1e-24  # squares below are rounding errors of rewards of order 1
 
 
+@estimator("james_stein")
 def advantages(rewards: Array, group: Array, *, leave_one_out: bool = True) -> GroupAdvantage:
     """A = r - b, b = (1 - lambda) own mean + lambda batch mean, without a normaliser as in the paper.
 

@@ -8,10 +8,12 @@ at hand, so none is numbered here.
 
 from __future__ import annotations
 
-from verl_v05.estimators.groups import GroupAdvantage, check, make_groups
+from verl_v05.estimators.base import GroupAdvantage, estimator
+from verl_v05.estimators.groups import check, make_groups
 from verl_v05.fusion import Array
 
 
+@estimator("mc_grpo")
 def advantages(rewards: Array, group: Array, *, eps: float = 1e-3, rescale: bool = True) -> GroupAdvantage:
     """A = (r - median) / (MAD + eps) of the rollout's group, MAD = median(|r - median|).
 

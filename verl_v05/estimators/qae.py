@@ -6,10 +6,12 @@ Equation numbers are the paper's; of the authors' code (github.com/junkangwu/QAE
 
 from __future__ import annotations
 
-from verl_v05.estimators.groups import GroupAdvantage, check, make_groups
+from verl_v05.estimators.base import GroupAdvantage, estimator
+from verl_v05.estimators.groups import check, make_groups
 from verl_v05.fusion import Array
 
 
+@estimator("qae")
 def advantages(
     rewards: Array, group: Array, *, k: float = 0.4, interpolate: bool = False, eps: float = 1e-6
 ) -> GroupAdvantage:

@@ -1,98 +1,73 @@
-"""``algorithm.adv_estimator=mc_grpo``, ``qae``, ``bnpo``, ``james_stein`` and ``ha_dw``: verl's estimator signature.
+"""The estimators of this package under verl's signature, and those of a user's own by class path.
 
-Parameters are keys of ``algorithm.NAME``, which verl's config lets through: ``+algorithm.qae.k=0.6``. The rewards are
-verl's, token rewards summed over a response. Like verl's own estimators other than GRPO these take every row for a
-rollout: an agent loop must put out one row a session.
+The rewards are verl's, token rewards summed over a response. Like verl's own estimators other than GRPO these take
+every row for a rollout: an agent loop must put out one row a session.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
-import logging
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, make_dataclass
-from pathlib import Path
-from typing import Any, get_type_hints
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import make_dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from verl.trainer.ppo.core_algos import register_adv_est
+from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, register_adv_est
 
-from verl_v05.estimators import bnpo, ha_dw, james_stein, mc_grpo, qae
-from verl_v05.estimators.groups import GroupAdvantage
-from verl_v05.fusion import Array
-from verl_v05.trainer.checkpoint import write_json
+from verl_v05.estimators.base import ESTIMATORS, Estimator, estimator, make_estimator, parameters_of
+from verl_v05.registry import import_path
 
-logger = logging.getLogger(__name__)
-
-HA_DW = "ha_dw"
-FILE = "v05_ha_dw.json"
-ESTIMATORS = {
-    "mc_grpo": mc_grpo.advantages,
-    "qae": qae.advantages,
-    "bnpo": bnpo.advantages,
-    "james_stein": james_stein.advantages,
-    HA_DW: ha_dw.step,
-}
+# verl calls estimators without telling for which run; the trainer puts its instance here around the call.
+_of_this_run: ContextVar[Estimator] = ContextVar("v05_estimator")
 
 
-class HaDw:
-    """HA-DW from one step of this process's run to the next.
+@contextmanager
+def using(instance: Estimator) -> Iterator[None]:
+    """Make ``instance`` the one that verl's calls inside reach."""
+    token = _of_this_run.set(instance)
+    try:
+        yield
+    finally:
+        _of_this_run.reset(token)
 
-    Under ``trainer_mode=sync_recorded`` checkpoints carry the anchor; under verl's own modes a resumed run starts
-    from an empty one, as a new run does.
+
+def estimator_of(name: str) -> Estimator | None:
+    """A new instance of the estimator ``algorithm.adv_estimator=NAME``; None where it is one of verl's or V0.5's.
+
+    A name with a dot is a class path, or the path of a function, of a user's own; it is registered with verl.
+
+    Raises:
+        ValueError: the path cannot be imported.
     """
-
-    def __init__(self) -> None:
-        self.anchor = ha_dw.Anchor()
-
-    def advantages(self, rewards: Array, group: Array, **parameters: Any) -> GroupAdvantage:
-        """:func:`verl_v05.estimators.ha_dw.step` from the anchor, which moves on."""
-        self.anchor, result = ha_dw.step(self.anchor, rewards, group, **parameters)
-        return result
-
-    def save(self, folder: str | os.PathLike) -> None:
-        """Write the anchor beside a checkpoint, whole or not at all."""
-        write_json(Path(folder) / FILE, asdict(self.anchor))
-
-    def restore(self, folder: str | os.PathLike | None) -> None:
-        """Take the anchor of a checkpoint; an empty one if there is none, with a warning if the file is missing.
-
-        Raises:
-            ValueError: the file is damaged.
-        """
-        self.anchor = ha_dw.Anchor()
-        if folder is None:
-            return
-        path = Path(folder) / FILE
-        if not path.exists():
-            logger.warning("%s is missing: HA-DW's anchor starts anew at the resumed step", path)
-            return
+    if "." in name and name not in ESTIMATORS:
         try:
-            self.anchor = ha_dw.Anchor(**json.loads(path.read_text()))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged ({error}); delete it to start the anchor anew") from error
-
-
-HA_DW_RUN = HaDw()
+            estimator(name)(import_path(name))
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"algorithm.adv_estimator={name!r} cannot be imported: {error}") from error
+    if name not in ESTIMATORS:
+        return None
+    if name not in ADV_ESTIMATOR_REGISTRY:
+        _register(name)
+    return make_estimator(name)
 
 
 def load_parameters(algorithm: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
     """Keyword arguments of the estimator ``name``: its defaults under ``algorithm.NAME`` of verl's config.
 
+    Of a class path the last part is the name of the group.
+
     Raises:
         ValueError: a key is unknown or of another type; the message names it and the known ones.
     """
-    hints = get_type_hints(ESTIMATORS[name])
-    options = [p for p in inspect.signature(ESTIMATORS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    defaults = OmegaConf.structured(make_dataclass(name, [(p.name, hints[p.name], p.default) for p in options]))
-    given = (algorithm or {}).get(name) or {}
-    where, known = f"algorithm.{name}", ", ".join(p.name for p in options)
+    options, group = parameters_of(name), name.rpartition(".")[2]
+    defaults = OmegaConf.structured(make_dataclass(group, [(p.name, p.annotation, p.default) for p in options]))
+    given = (algorithm or {}).get(group) or {}
+    where, known = f"algorithm.{group}", ", ".join(p.name for p in options)
     if not isinstance(given, Mapping | DictConfig):
         raise ValueError(f"{where}={given!r} is not allowed: set one of its keys, {where}.KEY=VALUE (keys: {known})")
     try:
@@ -104,11 +79,26 @@ def load_parameters(algorithm: Mapping[str, Any] | None, name: str) -> dict[str,
 
 def check_parameters(algorithm: DictConfig) -> None:
     """:func:`load_parameters` for the run's estimator, if it is one of ours, before anything is generated."""
-    if algorithm.adv_estimator in ESTIMATORS:
+    if estimator_of(algorithm.adv_estimator) is not None:
         load_parameters(algorithm, algorithm.adv_estimator)
 
 
-def _register(name: str, advantages: Callable[..., GroupAdvantage]) -> None:
+def _instance(name: str) -> Estimator:
+    """The run's, or a new one where none is needed.
+
+    Raises:
+        RuntimeError: the estimator keeps state from step to step, and the trainer does not carry it.
+    """
+    found = _of_this_run.get(None) or make_estimator(name)
+    if found.stateful and _of_this_run.get(None) is None:
+        raise RuntimeError(
+            f"algorithm.adv_estimator={name} keeps state from step to step, which verl's own trainer does not carry: "
+            "set trainer.v1.trainer_mode=sync_recorded"
+        )
+    return found
+
+
+def _register(name: str) -> None:
     def compute(
         token_level_rewards: torch.Tensor,
         response_mask: torch.Tensor,
@@ -122,7 +112,7 @@ def _register(name: str, advantages: Callable[..., GroupAdvantage]) -> None:
         group, _uids = pd.factorize(np.asarray(index)[real.cpu().numpy()])
         parameters = load_parameters(config, name)
         try:
-            result = advantages(token_level_rewards.sum(dim=-1)[real], group, **parameters)
+            result = _instance(name).advantages(token_level_rewards.sum(dim=-1)[real], group, **parameters)
         except ValueError as error:
             raise ValueError(f"algorithm.{name}: {error}") from error
         per_row = token_level_rewards.new_zeros(len(real))
@@ -134,5 +124,5 @@ def _register(name: str, advantages: Callable[..., GroupAdvantage]) -> None:
     register_adv_est(name)(compute)
 
 
-for _name, _advantages in (ESTIMATORS | {HA_DW: HA_DW_RUN.advantages}).items():
-    _register(_name, _advantages)
+for _name in ESTIMATORS:
+    _register(_name)

@@ -1,6 +1,6 @@
 """``algorithm.adv_estimator=v05``: verl's estimator signature around :func:`verl_v05.advantages`.
 
-verl hands an estimator token rewards, masks and uids; the prior, the outcome rewards and the session of each
+verl hands an estimator token rewards, masks and uids; the belief, the outcome rewards and the session of each
 row come from the trainer through :func:`step_inputs`, aligned with verl's rows and checked against its uids.
 """
 
@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import register_adv_est
 
-from verl_v05.advantage import Advantages, advantages
+from verl_v05.advantage import LEAVE_ONE_OUT, Advantages, advantages
+from verl_v05.fusion import Belief, FusionMethod
 from verl_v05.rollout.rows import StepRows
 from verl_v05.settings import V05Settings
 
@@ -30,7 +31,18 @@ class StepInputs:
     rows: StepRows
     shaping: np.ndarray | float
     settings: V05Settings
+    fusion: FusionMethod
     result: Advantages | None = None
+
+    @property
+    def belief(self) -> Belief:
+        """What the baselines go by, of each group.
+
+        ``leave_one_out`` claims a baseline that does not depend on the rollout's own reward. A belief that was fitted
+        to the step holds every reward of it, so there the one from before the step is taken.
+        """
+        leave_one_out = self.settings.baseline == LEAVE_ONE_OUT
+        return self.rows.opening_belief if leave_one_out else self.rows.fitted_belief
 
 
 _inputs: ContextVar[StepInputs] = ContextVar("v05_step_inputs")
@@ -68,19 +80,19 @@ def compute_v05_outcome_advantage(
         raise RuntimeError(
             f"adv_estimator={NAME} needs the prior of V0.5's trainer: set trainer.v1.trainer_mode={NAME}"
         )
-    rows = inputs.rows
+    rows, settings = inputs.rows, inputs.settings
     uids = np.array([g.uid for g in rows.groups])[rows.session_group]
     if len(index) != len(rows.row_session) or (np.asarray(index)[rows.session_row] != uids).any():
         raise RuntimeError("the estimator was given other rows than the step's batch")
     inputs.result = advantages(
         rows.rewards,
         rows.session_group,
-        rows.prior,
-        strength=rows.strength,
-        baseline=inputs.settings.baseline,
+        inputs.belief,
+        fusion=inputs.fusion,
+        baseline=settings.baseline,
         shaping=inputs.shaping,
-        sigma_floor=inputs.settings.sigma_floor,
-        group_weighting=inputs.settings.group_weighting,
+        sigma_floor=settings.sigma_floor,
+        group_weighting=settings.group_weighting,
     )
     per_row = torch.as_tensor(rows.spread(inputs.result.advantage)).to(token_level_rewards)
     token_level = per_row.unsqueeze(-1) * response_mask

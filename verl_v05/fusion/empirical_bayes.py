@@ -1,44 +1,70 @@
-"""Empirical-Bayes fusion: the prior as a Beta distribution whose strength is fitted to what rollouts show.
+"""``fusion=empirical_bayes``: a Beta prior whose mean and strength are fitted on line to what rollouts show.
 
-The success probability of a prompt is taken as p ~ Beta(m q, m (1 - q)), so its mean reward 2p - 1 has the prior mean
-V = 2q - 1, and k rollouts leave the posterior Beta(m q + successes, m (1 - q) + failures). The strength m is counted
-in rollouts: a prior worth m = 4 has as much say as four of them. Unlike Eq. 9 it is never a yes or no, and a useless
-prior gets a small m instead of being tested prompt by prompt. V and m come from :mod:`verl_v05.calibration`.
-
-Same conventions as :mod:`verl_v05.fusion`.
+Formulas of the posterior: :mod:`verl_v05.fusion.beta`; of the fit: :mod:`verl_v05.calibration`.
 """
 
 from __future__ import annotations
 
-from verl_v05.fusion.shrinkage import Array, Fusion, as_float64, check, squared_bias
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from verl_v05.calibration import Calibration, Evidence
+from verl_v05.fusion.base import Array, Belief, Fusion, FusionMethod
+from verl_v05.fusion.beta import fuse_beta
+from verl_v05.prior.counts import PromptCounts
 
 
-def fuse_beta(mean_reward: Array, k: Array, prior: Array, strength: Array) -> Fusion:
-    """Posterior mean of the mean reward, (k v + m V) / (k + m), as the advantage baseline.
+class EmpiricalBayesFusion(FusionMethod):
+    """Posterior mean of a Beta prior, calibrated from the provider's probability and each prompt's own history.
 
     Args:
-        mean_reward: mean of the group's outcome rewards, in [-1, 1].
-        k: number of rollouts the mean is taken over, >= 1.
-        prior: V = 2q - 1, in [-1, 1].
-        strength: m > 0, in rollouts.
-
-    Returns:
-        :class:`~verl_v05.fusion.Fusion` with weight k / (k + m) and the squared bias of Eq. 7, which is not used here
-        but says in the same terms how far prior and rollouts are apart.
-
-    Raises:
-        ValueError: a value out of range, or NaN.
+        forgetting: factor on what earlier steps knew of the calibration's parameters, at each step, in [0, 1].
+        history_forgetting: factor on a prompt's own earlier outcomes, at each new visit, in [0, 1].
     """
-    xp, (mean_reward, k, prior, strength) = as_float64(mean_reward, k, prior, strength)
-    check(bool(xp.all(xp.abs(mean_reward) <= 1)), "mean_reward must be in [-1, 1] and not NaN", mean_reward)
-    check(bool(xp.all(k >= 1)), "k must be at least 1 and not NaN", k)
-    check(bool(xp.all(xp.abs(prior) <= 1)), "prior must be in [-1, 1] and not NaN", prior)
-    check(bool(xp.all(strength > 0)), "strength must be positive and not NaN", strength)
-    weight = k / (k + strength)
-    return Fusion(weight * mean_reward + (1 - weight) * prior, weight, squared_bias(mean_reward, k, prior))
 
+    has_strength = True
 
-def posterior_variance(baseline: Array, k: Array, strength: Array) -> Array:
-    """Variance of the mean reward given the rollouts, (1 - mu^2) / (k + m + 1), in [0, 1); mu is the fused baseline."""
-    _, (baseline, k, strength) = as_float64(baseline, k, strength)
-    return (1 - baseline**2) / (k + strength + 1)
+    def __init__(self, forgetting: float = 0.9, history_forgetting: float = 0.75):
+        self.calibration = Calibration.start(forgetting)
+        self.history = PromptCounts(history_forgetting)
+
+    @classmethod
+    def from_settings(cls, settings: Any) -> Self:
+        return cls(settings.calibration.forgetting, settings.calibration.history_forgetting)
+
+    def believe(self, prompt_ids: Sequence[str], probability: np.ndarray) -> Belief:
+        return self.calibration.belief(self._evidence(prompt_ids, probability))
+
+    def fuse(self, mean_reward: Array, k: Array, belief: Belief) -> Fusion:
+        return fuse_beta(mean_reward, k, belief.prior, belief.strength)
+
+    @property
+    def ready(self) -> bool:
+        # The parameters before any fit are a guess; rollouts are not spent on its behalf.
+        return self.calibration.steps > 0
+
+    def learn(self, prompt_ids: Sequence[str], probability: np.ndarray, successes: np.ndarray, k: np.ndarray) -> Belief:
+        # The evidence of before the rollouts: the history must not hold this step's outcomes yet.
+        evidence, scored = self._evidence(prompt_ids, probability), k > 0
+        if scored.any():
+            self.calibration = self.calibration.fit(evidence.of(scored), successes[scored], k[scored])
+        belief = self.calibration.belief(evidence)
+        scored_ids = [name for name, has in zip(prompt_ids, scored, strict=True) if has]
+        self.history.add(scored_ids, successes[scored], k[scored])
+        return belief
+
+    def metrics(self) -> dict[str, float]:
+        return self.calibration.metrics()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"calibration": self.calibration.state_dict(), "history": self.history.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.calibration = self.calibration.load_state_dict(state["calibration"])
+        self.history.load_state_dict(state["history"])
+
+    def _evidence(self, prompt_ids: Sequence[str], probability: np.ndarray) -> Evidence:
+        counts = self.history.of(prompt_ids)
+        return Evidence(np.asarray(probability, dtype=np.float64), counts[:, 0], counts[:, 1])

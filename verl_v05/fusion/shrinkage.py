@@ -1,4 +1,4 @@
-"""Empirical shrinkage fusion of a prior with a few rollouts (paper section 3.3, Eq. 6-9).
+"""Empirical shrinkage fusion, ``fusion=shrinkage``: the paper's (section 3.3, Eq. 6-9).
 
 Every function takes numpy arrays, torch tensors or plain numbers, broadcasts, computes in
 float64 and returns arrays of the namespace it was given.
@@ -6,28 +6,12 @@ float64 and returns arrays of the namespace it was given.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
-from array_api_compat import array_namespace, is_array_api_obj
 
-Array = Any  # numpy.ndarray or torch.Tensor
-
-
-class Fusion(NamedTuple):
-    """Result of :func:`fuse`; all fields have the broadcast shape of its inputs."""
-
-    baseline: Array  # mu-hat*, in [-1, 1]
-    weight: Array  # w-hat of the mean reward, in [0, 1]; 0 = prior accepted, 1 = prior ignored
-    bias_sq: Array  # squared bias of the prior, Delta-hat^2, in [0, 4]
-
-
-def as_float64(*values: Array | float) -> tuple[Any, list[Array]]:
-    """Return the array namespace shared by ``values`` (numpy if none is an array) and float64 copies."""
-    arrays = [v for v in values if is_array_api_obj(v)]
-    xp = array_namespace(*arrays) if arrays else array_namespace(np.empty(0))
-    device = {"device": arrays[0].device} if arrays else {}
-    return xp, [xp.asarray(v, dtype=xp.float64, **device) for v in values]
+from value_model.conversions import value_of_probability
+from verl_v05.fusion.base import Array, Belief, Fusion, FusionMethod, as_float64, check
 
 
 def noise_variance(k: Array) -> Array:
@@ -72,7 +56,12 @@ def fuse(mean_reward: Array, k: Array, prior: Array) -> Fusion:
     return Fusion(baseline, weight, bias_sq)
 
 
-def check(ok: bool, message: str, value: Array) -> None:
-    """Raise ``ValueError`` with the message and the value unless ``ok``."""
-    if not ok:
-        raise ValueError(f"{message}; got {value}")
+class ShrinkageFusion(FusionMethod):
+    """Eq. 9: the provider's answer is the prior, V = 2 p - 1, and each prompt's own rollouts test it."""
+
+    def believe(self, prompt_ids: Sequence[str], probability: np.ndarray) -> Belief:
+        prior = value_of_probability(np.asarray(probability, dtype=np.float64))
+        return Belief(prior, np.full_like(prior, np.nan))
+
+    def fuse(self, mean_reward: Array, k: Array, belief: Belief) -> Fusion:
+        return fuse(mean_reward, k, belief.prior)

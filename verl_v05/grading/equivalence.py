@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from verl_v05.grading import number
-from verl_v05.grading.latex import CLOSE, OPEN, TEXT, brackets, compact, split, tidy, without_unit
+from verl_v05.grading.latex import CLOSE, OPEN, TEXT, UnparsedError, brackets, compact, split, tidy, without_unit
 
 # Longer answers are no values: the longest published gold has 198 characters, and parsing is not linear.
 LENGTH_LIMIT = 1000
@@ -29,10 +29,6 @@ NAME = re.compile(
     rf"(\\?[a-zA-Z]+|\\angle\s*[A-Z\s]+|\|[^|]*\|)\s*(?:{INDEX})*(?:\^\{{(?:\\prime)+\}})?\s*(\([^()=]*\))?"
 )
 PERCENT = re.compile(r"\s*\\?%$|\s*\\text\s*\{\s*percent\s*\}$|\s+percent$")
-
-
-class UnparsedError(ValueError):
-    """Neither equal strings nor anything that can be compared."""
 
 
 def quickly(answer: str, gold: str) -> bool | None:

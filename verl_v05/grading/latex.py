@@ -4,6 +4,11 @@ import re
 
 # ruff: noqa: RUF001  The signs that models write are the point.
 
+
+class UnparsedError(ValueError):
+    """Neither equal strings nor anything that can be compared."""
+
+
 UNICODE = str.maketrans(
     {
         "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ",

@@ -17,7 +17,7 @@ from sympy import Basic, Derivative, Expr, I, Integer, Rational, Symbol, binomia
 from sympy.core.function import AppliedUndef
 
 from verl_v05.grading import number
-from verl_v05.grading.equivalence import UnparsedError
+from verl_v05.grading.latex import UnparsedError
 
 # It warns once a process that it has no time limit: by design, its limit needs signals.
 logging.getLogger("math_verify").setLevel(logging.ERROR)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from verl_v05.grading.answer import final_answer
-from verl_v05.grading.equivalence import UnparsedError, equivalent, quickly
+from verl_v05.grading.equivalence import equivalent, quickly
+from verl_v05.grading.latex import UnparsedError
 
 Failure = Literal["no_answer", "unparsed", "timeout", "error"]
 

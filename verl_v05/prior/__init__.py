@@ -1,22 +1,28 @@
-"""Priors: predictions of a prompt's success probability made before its rollouts are scored."""
+"""Priors: predictions of a prompt's success probability made before its rollouts are scored.
+
+To add one, write a :class:`Prior` and name its class path in ``algorithm.v05.prior.provider`` (docs/extending.md).
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
-
-from verl_v05.prior.base import NoPrior, Outcome, Prior, Query
+from verl_v05.prior.base import NoPrior, Prior
 from verl_v05.prior.history import HistoryPrior
-from verl_v05.settings import PriorSettings, SettingsError
+from verl_v05.prior.query import Outcome, Query
+from verl_v05.registry import Registry, SettingsError
+from verl_v05.settings import PriorSettings
 
-__all__ = ["HistoryPrior", "NoPrior", "Outcome", "Prior", "Query", "make_prior"]
+__all__ = ["PROVIDERS", "HistoryPrior", "NoPrior", "Outcome", "Prior", "Query", "make_prior"]
 
-# By path: a run imports only the provider it uses.
-PROVIDERS = {
-    "history": "verl_v05.prior.history.HistoryPrior",
-    "none": "verl_v05.prior.base.NoPrior",
-    "v0": "verl_v05.prior.value_model.ValueModelPrior",
-    "http": "verl_v05.prior.http.HttpPrior",
-}
+PROVIDERS = Registry(
+    key="algorithm.v05.prior.provider",
+    base="verl_v05.prior.Prior",
+    names={
+        "history": "verl_v05.prior.history.HistoryPrior",
+        "none": "verl_v05.prior.base.NoPrior",
+        "v0": "verl_v05.prior.value_model.ValueModelPrior",
+        "http": "verl_v05.prior.http.HttpPrior",
+    },
+)
 
 
 def make_prior(settings: PriorSettings) -> Prior:
@@ -25,22 +31,10 @@ def make_prior(settings: PriorSettings) -> Prior:
     Raises:
         SettingsError: the provider is unknown, cannot be imported, is no :class:`Prior`, or refuses its kwargs.
     """
-    provider = _import_provider(settings.provider)
+    provider = PROVIDERS.resolve(settings.provider)
     try:
         return provider(**settings.kwargs)
     except (TypeError, ValueError) as error:
         raise SettingsError(
             f"algorithm.v05.prior.kwargs={settings.kwargs!r} for {provider.__name__}: {error}"
         ) from error
-
-
-def _import_provider(path: str) -> type[Prior]:
-    allowed = f"one of {', '.join(PROVIDERS)}, or the path of a verl_v05.prior.Prior subclass"
-    module, _, name = PROVIDERS.get(path, path).rpartition(".")
-    try:
-        provider = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SettingsError(f"algorithm.v05.prior.provider={path!r} must be {allowed}: {error}") from error
-    if not (isinstance(provider, type) and issubclass(provider, Prior)):
-        raise SettingsError(f"algorithm.v05.prior.provider={path!r} is not a Prior subclass; it must be {allowed}")
-    return provider

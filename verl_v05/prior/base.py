@@ -4,29 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ray.util.placement_group import PlacementGroup
 
+from verl_v05.prior.query import Outcome, Query
 
-@dataclass(frozen=True)
-class Query:
-    """A prompt whose success probability is asked for."""
-
-    prompt_id: str  # the same for the same prompt in every step and run
-    text: str
-    data_source: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one step measured on a prompt."""
-
-    query: Query
-    success: float  # mean success over the k rollouts, in [0, 1]
-    k: int
+if TYPE_CHECKING:  # ray takes a second, and the maths that counts outcomes lives in this package too
+    from ray.util.placement_group import PlacementGroup
 
 
 class Prior(ABC):

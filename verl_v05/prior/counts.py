@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from verl_v05.prior.base import Outcome, Query
-
 
 class PromptCounts:
     """(successes, failures) of each prompt so far, multiplied by ``forgetting`` at each new visit of the prompt.
@@ -23,15 +21,15 @@ class PromptCounts:
         self.forgetting = forgetting
         self._counts: dict[str, tuple[float, float]] = {}
 
-    def of(self, queries: Sequence[Query]) -> np.ndarray:
-        """Successes and failures of each query's prompt, shape (queries, 2); 0 where it was never seen."""
-        return np.array([self._counts.get(q.prompt_id, (0.0, 0.0)) for q in queries]).reshape(-1, 2)
+    def of(self, prompt_ids: Sequence[str]) -> np.ndarray:
+        """Successes and failures of each prompt, shape (prompts, 2); 0 where it was never seen."""
+        return np.array([self._counts.get(name, (0.0, 0.0)) for name in prompt_ids]).reshape(-1, 2)
 
-    def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Count a step's outcomes."""
-        for o in outcomes:
-            old = self._counts.get(o.query.prompt_id, (0.0, 0.0))
-            self._counts[o.query.prompt_id] = discount(old, o.success * o.k, o.k, self.forgetting)
+    def add(self, prompt_ids: Sequence[str], successes: Sequence[float], rollouts: Sequence[int]) -> None:
+        """Count a visit of each prompt: its successes among its rollouts."""
+        for name, success, k in zip(prompt_ids, successes, rollouts, strict=True):
+            old = self._counts.get(name, (0.0, 0.0))
+            self._counts[name] = discount(old, float(success), int(k), self.forgetting)
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-serialisable."""

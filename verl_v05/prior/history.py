@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from verl_v05.prior.base import Outcome, Prior, Query
+from verl_v05.prior.base import Prior
 from verl_v05.prior.counts import PromptCounts, discount
+from verl_v05.prior.query import Outcome, Query
 
 
 class HistoryPrior(Prior):
@@ -43,13 +44,13 @@ class HistoryPrior(Prior):
         if self._rollouts_seen < self.min_rollouts or success + failure == 0:
             return np.full(len(queries), np.nan)
         global_mean = success / (success + failure)
-        counts = self._counts.of(queries)
+        counts = self._counts.of([q.prompt_id for q in queries])
         return (counts[:, 0] + self.strength * global_mean) / (counts.sum(axis=1) + self.strength)
 
     def update(self, outcomes: Sequence[Outcome], step: int) -> None:
-        self._counts.add(outcomes)
-        rollouts = sum(o.k for o in outcomes)
-        self._global = discount(self._global, sum(o.success * o.k for o in outcomes), rollouts, self.forgetting)
+        successes, rollouts = [o.success * o.k for o in outcomes], sum(o.k for o in outcomes)
+        self._counts.add([o.query.prompt_id for o in outcomes], successes, [o.k for o in outcomes])
+        self._global = discount(self._global, sum(successes), rollouts, self.forgetting)
         self._rollouts_seen += rollouts
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import numpy as np
 from ray.util.placement_group import PlacementGroup
 
 from value_model.serving.http_settings import TOKEN_ENV, is_loopback
-from verl_v05.prior.base import Outcome, Prior, Query
+from verl_v05.prior.base import Prior
+from verl_v05.prior.query import Outcome, Query
 
 KEY = "algorithm.v05.prior.kwargs"
 BACKOFF_S = 0.5  # before the first retry, doubled for each further one

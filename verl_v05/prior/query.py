@@ -1,13 +1,30 @@
-"""What a chat prompt is called, and what a value model reads of it."""
+"""What a prior is asked about, and what a step measured of it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from verl_v05.prior import Query
+
+@dataclass(frozen=True)
+class Query:
+    """A prompt whose success probability is asked for."""
+
+    prompt_id: str  # the same for the same prompt in every step and run
+    text: str
+    data_source: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one step measured on a prompt."""
+
+    query: Query
+    success: float  # mean success over the k rollouts, in [0, 1]
+    k: int
 
 
 def make_query(messages: Sequence[dict[str, Any]], data_source: object) -> Query:
@@ -17,7 +34,7 @@ def make_query(messages: Sequence[dict[str, Any]], data_source: object) -> Query
 
 
 def prompt_id(messages: list[dict[str, Any]]) -> str:
-    """Stable id of a chat prompt."""
+    """Digest of the chat messages."""
     canonical = json.dumps(messages, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(canonical.encode(), digest_size=12).hexdigest()
 

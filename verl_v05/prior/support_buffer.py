@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from verl_v05.prior.base import Outcome, Query
+from verl_v05.prior.query import Outcome, Query
 
 LABEL_THRESHOLD = 0.5  # a prompt is labelled a success from this mean on
 

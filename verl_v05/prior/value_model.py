@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from value_model.cache import TextCache
 from value_model.serving.placement import replica_options
 from value_model.serving.pool import ReplicaPool
-from verl_v05.prior.base import Outcome, Prior, Query
+from verl_v05.prior.base import Prior
+from verl_v05.prior.query import Outcome, Query
 from verl_v05.prior.support_buffer import is_success
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ Invariants:
 - priors are asked for when a batch opens, so they are computed while its first rollouts generate;
 - a group gets its answer (0 = complete) exactly once per settled dispatch, and is never left waiting:
   a prior that raises, times out or answers nonsense is missing, and counted;
-- the support buffer, the prior and the belief learn from a step only when the step is closed.
+- the support buffer, the prior and the fusion learn from a step only when the step is closed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ import numpy as np
 from ray.util.placement_group import PlacementGroup
 
 from verl_v05.compat.fingerprint import fingerprint
+from verl_v05.method import Method
 from verl_v05.prior import Outcome, Prior, Query, make_prior
 from verl_v05.prior.support_buffer import SupportBuffer
-from verl_v05.rollout.belief import make_belief
 from verl_v05.rollout.group import Group
 from verl_v05.rollout.record import StepRecord
-from verl_v05.rollout.schedule import make_schedule
 from verl_v05.settings import V05Settings
 
 logger = logging.getLogger(__name__)
@@ -39,9 +38,9 @@ class PriorError(RuntimeError):
 class Batch:
     """The groups of one ``generate_sequences`` call and the answers they wait for."""
 
-    def __init__(self, groups: Sequence[Group], record: StepRecord, settings: V05Settings, prior: asyncio.Task[None]):
+    def __init__(self, groups: Sequence[Group], record: StepRecord, method: Method, prior: asyncio.Task[None]):
         self.record = record
-        self.schedule = make_schedule(groups, settings, record.groups)
+        self.schedule = method.open(groups, record.groups)
         self.prior = prior
         self._answers: dict[str, asyncio.Future[int]] = {}
 
@@ -59,7 +58,7 @@ class Allocator:
     def __init__(self, settings: V05Settings):
         self.settings = settings
         self.prior: Prior = make_prior(settings.prior)
-        self.belief = make_belief(settings)
+        self.method = Method.from_settings(settings)
         self.support = SupportBuffer(settings.support.capacity, settings.support.sample, settings.support.seed)
         self._batch_of: dict[str, Batch] = {}
         self._group_of: dict[str, Group] = {}
@@ -94,7 +93,7 @@ class Allocator:
         context = self.support.sample(step, len(record.groups))
         record.groups.extend(groups)
         task = asyncio.create_task(self._ask_prior(groups, context, record))
-        batch = Batch(groups, record, self.settings, task)
+        batch = Batch(groups, record, self.method, task)
         self._group_of |= {g.uid: g for g in groups}
         self._batch_of |= dict.fromkeys(uids, batch)
 
@@ -116,7 +115,7 @@ class Allocator:
         return await batch.settled(group)
 
     async def close_step(self, step: int) -> StepRecord:
-        """Return the step's record and let the support buffer, the prior and the belief learn from it.
+        """Return the step's record and let the support buffer, the prior and the fusion learn from it.
 
         Raises:
             ValueError: a reward of the step was NaN, out of range or absent.
@@ -129,8 +128,8 @@ class Allocator:
         self._lost_states = 0
         for group in record.groups:
             del self._group_of[group.uid], self._batch_of[group.uid]
-        self.belief.close(record)
-        record.belief_metrics = self.belief.metrics()
+        self.method.learn(record.groups)
+        record.fusion_metrics = self.method.fusion.metrics()
         outcomes = record.outcomes()
         self.support.add(outcomes)
         try:
@@ -142,7 +141,7 @@ class Allocator:
         return record
 
     async def state_dict(self) -> dict[str, Any]:
-        """JSON-serialisable state: support buffer, belief and prior, None for one that does not give its state."""
+        """JSON-serialisable state: support buffer, fusion and prior, None for one that does not give its state."""
         try:
             prior = await self._in_prior_thread(self.prior.state_dict)
         except Exception:
@@ -154,7 +153,7 @@ class Allocator:
             "provider": self.settings.prior.provider,
             "prior": prior,
             "fusion": self.settings.fusion,
-            "belief": self.belief.state_dict(),
+            "belief": self.method.fusion.state_dict(),
             "support": self.support.state_dict(),
         }
 
@@ -174,7 +173,7 @@ class Allocator:
             )
         self.support.load_state_dict(state["support"])
         if same_fusion:
-            self.belief.load_state_dict(state["belief"])
+            self.method.fusion.load_state_dict(state["belief"])
         if same_prior and not lost:
             await self._in_prior_thread(self.prior.load_state_dict, state["prior"])
 
@@ -206,7 +205,7 @@ class Allocator:
             probability = np.where(out_of_range, math.nan, probability)
         for group, p in zip(groups, probability, strict=True):
             group.probability = float(p)
-        self.belief.open(groups)
+        self.method.believe(groups)
         record.prior_latency_s += time.monotonic() - asked_at
 
     async def _metrics(self, step: int) -> dict[str, float]:

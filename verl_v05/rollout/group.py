@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from verl_v05.prior.base import Query
+from verl_v05.prior.query import Query
+
+NAN = float("nan")
 
 
 @dataclass
@@ -15,16 +17,17 @@ class Group:
     uid: str
     query: Query
     spent: int  # rollouts dispatched, failed ones included
-    prior: float = float("nan")  # V of the fusion: 2p - 1, or what the calibration makes of p and history; NaN: none
+    prior: float = NAN  # V, as believed before the rollouts: what allocation goes by; NaN: none
     rewards: dict[int, float] = field(default_factory=dict)  # session -> outcome reward in [-1, 1]
     failed: int = 0
     dispatches: int = 1
     asked: int = 0  # extra rollouts wanted by the allocation
     padded: int = 0  # extra rollouts received as padding of a dispatch
     cut: int = 0  # extra rollouts wanted but refused by the cap
-    probability: float = float("nan")  # p of the prior's provider, NaN while missing
-    history: tuple[float, float] = (0.0, 0.0)  # the prompt's discounted successes and failures of earlier steps
-    strength: float = float("nan")  # m of the empirical-Bayes fusion, in rollouts; NaN: none
+    probability: float = NAN  # p of the prior's provider, NaN while missing
+    strength: float = NAN  # rollouts the prior is worth, NaN with a fusion that has no such number
+    fitted_prior: float = NAN  # V and its strength again, after the fusion has learnt from the whole step,
+    fitted_strength: float = NAN  # this group's rewards among it
 
     @property
     def k(self) -> int:

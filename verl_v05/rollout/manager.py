@@ -11,8 +11,7 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 
 from verl_v05.compat.contract import check_contract
 from verl_v05.compat.fingerprint import check_same
-from verl_v05.prior import Query
-from verl_v05.prior.query import make_query
+from verl_v05.prior.query import Query, make_query
 from verl_v05.rollout.allocator import Allocator
 from verl_v05.rollout.worker import V05AgentLoopWorker
 from verl_v05.settings import load_settings

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from value_model.conversions import reward_of_success
 from verl_v05.settings import OutcomeSettings
 
 
@@ -24,7 +25,7 @@ def outcome_reward(reward_extra_info: Mapping[str, Any], settings: OutcomeSettin
         raise OutcomeError(
             f"{settings.key}={value} is outside [algorithm.v05.outcome.low, high] = [{settings.low}, {settings.high}]"
         )
-    return 2 * (value - settings.low) / (settings.high - settings.low) - 1
+    return reward_of_success((value - settings.low) / (settings.high - settings.low))
 
 
 def shaping_reward(reward_extra_info: Mapping[str, Any], settings: OutcomeSettings) -> float:

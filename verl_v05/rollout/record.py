@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from verl_v05.prior.base import Outcome
+from value_model.conversions import success_of_reward
+from verl_v05.prior.query import Outcome
 from verl_v05.rollout.group import Group
 
 
@@ -19,7 +20,7 @@ class StepRecord:
     prior_latency_s: float = 0.0  # from asking for the priors to having them, summed over the step's batches
     prior_wait_s: float = 0.0  # longest time a scored group waited for them: its share of the critical path
     prior_metrics: dict[str, float] = field(default_factory=dict)  # the provider's own
-    belief_metrics: dict[str, float] = field(default_factory=dict)  # parameters of the empirical-Bayes fusion
+    fusion_metrics: dict[str, float] = field(default_factory=dict)  # the fusion's own
     prior_failures: int = 0  # calls of the provider that raised, timed out or answered nonsense
 
     @property
@@ -29,7 +30,7 @@ class StepRecord:
 
     def outcomes(self) -> list[Outcome]:
         """Mean success of each scored group, for the support buffer and the prior."""
-        return [Outcome(g.query, (g.mean_reward + 1) / 2, g.k) for g in self.scored]
+        return [Outcome(g.query, success_of_reward(g.mean_reward), g.k) for g in self.scored]
 
     def column(self, name: str) -> np.ndarray:
         """One attribute of every group, shape (groups,)."""

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from verl_v05.fusion import Belief
 from verl_v05.rollout.group import Group
 from verl_v05.rollout.record import StepRecord
+
+if TYPE_CHECKING:
+    from transfer_queue import KVBatchMeta
 
 NO_SESSION = -1
 
@@ -29,19 +34,21 @@ class StepRows:
     groups: list[Group]  # (G,)
 
     @property
-    def prior(self) -> np.ndarray:
-        """Prior of each group, NaN where missing, shape (G,)."""
-        return np.array([g.prior for g in self.groups])
+    def opening_belief(self) -> Belief:
+        """Of each group before its rollouts, (G,)."""
+        return self._belief("prior", "strength")
 
     @property
-    def strength(self) -> np.ndarray | None:
-        """Strength of each group's Beta prior, (G,); None with the paper's fusion, which has none."""
-        strength = np.array([g.strength for g in self.groups])
-        return None if np.isnan(strength).all() else strength
+    def fitted_belief(self) -> Belief:
+        """Of each group after the fusion has learnt from the step, these rewards among it, (G,)."""
+        return self._belief("fitted_prior", "fitted_strength")
 
     def spread(self, per_session: np.ndarray) -> np.ndarray:
         """Copy a value of each session to its rows; 0 for padding, shape (R,)."""
         return np.where(self.row_session == NO_SESSION, 0.0, per_session[self.row_session])
+
+    def _belief(self, *names: str) -> Belief:
+        return Belief(*(np.array([getattr(g, name) for g in self.groups]) for name in names))
 
 
 def match_rows(keys: Sequence[str], is_padding: Sequence[bool], record: StepRecord) -> StepRows:
@@ -75,3 +82,23 @@ def match_rows(keys: Sequence[str], is_padding: Sequence[bool], record: StepReco
         rewards=np.array([group_of[uid].rewards[number] for uid, number in sessions]),
         groups=[group_of[uid] for uid in groups],
     )
+
+
+def padding(batch: KVBatchMeta) -> list[bool]:
+    """Whether each row is one of verl's synthetic padding rows."""
+    return [bool(tag.get("is_padding", False)) for tag in batch.tags]
+
+
+def response_tokens(batch: KVBatchMeta) -> int:
+    """Response tokens of the batch's real rows."""
+    return sum(tag["response_len"] for tag, padded in zip(batch.tags, padding(batch), strict=True) if not padded)
+
+
+def last_outputs(batch: KVBatchMeta) -> list[str]:
+    """Key of each session's last output, which carries its outcome; keys are ``{uid}_{session}_{index}``."""
+    last: dict[str, int] = {}
+    for key, padded in zip(batch.keys, padding(batch), strict=True):
+        if not padded:
+            session, index = key.rsplit("_", 1)
+            last[session] = max(last.get(session, 0), int(index))
+    return [f"{session}_{index}" for session, index in last.items()]

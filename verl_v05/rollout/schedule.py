@@ -10,38 +10,115 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from verl_v05.allocation import extra_rollouts, hand_out
-from verl_v05.rollout.demand import Demand, make_demand
+from value_model.checks import require
+from verl_v05.allocation import AllocationRule, Gain, extra_rollouts, hand_out
+from verl_v05.fusion import Belief, FusionMethod
+from verl_v05.registry import Registry, SettingsError
 from verl_v05.rollout.group import Group
-from verl_v05.settings import V05Settings
+from verl_v05.settings import KEY, V05Settings
+
+SCHEDULES = Registry(
+    key=f"{KEY}.schedule",
+    base="verl_v05.rollout.schedule.Schedule",
+    names={
+        "rounds": "verl_v05.rollout.schedule.Rounds",
+        "streaming": "verl_v05.rollout.schedule.Streaming",
+        "fixed": "verl_v05.rollout.schedule.Fixed",
+    },
+)
+
+
+@dataclass(frozen=True)
+class GroupDemand:
+    """What G groups would do with more rollouts."""
+
+    k: np.ndarray  # (G,) scored rollouts
+    spent: np.ndarray  # (G,) dispatched rollouts
+    known: np.ndarray  # (G,) there is a belief that may decide
+    target: np.ndarray  # (G,) k to stop at; below k or NaN where nothing more is wanted
+    gain: Gain
 
 
 class Schedule(ABC):
-    """Allocation of the groups of one batch.
+    """Allocation of the groups of one batch: one value of ``algorithm.v05.schedule``.
 
     Args:
         groups: the batch.
+        settings, fusion, allocation: the run's.
         step_groups: all groups of the training step so far, if there are other batches.
     """
 
-    def __init__(self, groups: Sequence[Group], settings: V05Settings, step_groups: Sequence[Group] | None = None):
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        settings: V05Settings,
+        fusion: FusionMethod,
+        allocation: AllocationRule,
+        step_groups: Sequence[Group] | None = None,
+    ):
         self.groups = {group.uid: group for group in groups}
         self.settings = settings
+        self.fusion = fusion
+        self.allocation = allocation
         self.step_groups = groups if step_groups is None else step_groups
+
+    @classmethod
+    def takes_cap(cls, allocation: AllocationRule) -> bool:
+        """Whether ``max_rollouts_per_step`` may be set."""
+        return False
+
+    @classmethod
+    def check(cls, settings: V05Settings, allocation: AllocationRule) -> None:
+        """Raise :class:`SettingsError` for settings that this schedule cannot go with."""
+        cap = settings.max_rollouts_per_step
+        require(
+            f"{KEY}.max_rollouts_per_step",
+            cap,
+            cap is None or cls.takes_cap(allocation),
+            "null, or a positive integer with schedule=streaming, or with schedule=rounds and allocation=posterior "
+            "(other rounds are bounded by halt_share)",
+            SettingsError,
+        )
+        require(
+            f"{KEY}.cost",
+            settings.cost,
+            settings.cost > 0 or (cap is not None and cls.divides_cap(allocation)),
+            "a positive number, or 0 with schedule=rounds, allocation=posterior and max_rollouts_per_step, to spend "
+            "just that many",
+            SettingsError,
+        )
+
+    @classmethod
+    def divides_cap(cls, allocation: AllocationRule) -> bool:
+        """Whether a cap is a budget that is divided by expected gain, so that a cost is not needed to end."""
+        return False
 
     @abstractmethod
     def settled(self, uid: str) -> dict[str, int]:
         """All rollouts dispatched for ``uid`` have settled; return the groups released by that."""
 
-    def _asks(self, demand: Demand) -> np.ndarray:
+    def demand(self, groups: Sequence[Group]) -> GroupDemand:
+        """By the run's fusion and allocation, from what was believed before the rollouts."""
+        k, spent, prior, strength = (
+            np.array([getattr(g, name) for g in groups]) for name in ("k", "spent", "prior", "strength")
+        )
+        mean_reward = np.array([g.mean_reward for g in groups])
+        known = ~np.isnan(prior) & self.fusion.ready
+        belief = Belief(np.where(known, prior, np.nan), np.where(known, strength, np.nan))
+        target, gain = self.allocation.demand(mean_reward, k, belief, self.fusion)
+        return GroupDemand(k, spent, known, target, gain)
+
+    def asks(self, demand: GroupDemand) -> np.ndarray:
         """Rollouts each group asks for."""
         s = self.settings
         return extra_rollouts(demand.k, demand.spent, demand.target, k_max=s.k_max, step=s.rollouts_per_ask)
 
-    def _left(self) -> int:
+    def left(self) -> int:
         """Rollouts the step may still start."""
         cap = self.settings.max_rollouts_per_step
         return sys.maxsize if cap is None else max(0, cap - sum(g.spent for g in self.step_groups))
@@ -60,10 +137,14 @@ class Streaming(Schedule):
     Under a cap, who is cut depends on the order in which groups finish.
     """
 
+    @classmethod
+    def takes_cap(cls, allocation: AllocationRule) -> bool:
+        return True
+
     def settled(self, uid: str) -> dict[str, int]:
         group = self.groups[uid]
-        asked = int(self._asks(make_demand([group], self.settings))[0])
-        granted = min(asked, self._left()) if asked else 0
+        asked = int(self.asks(self.demand([group]))[0])
+        granted = min(asked, self.left()) if asked else 0
         return {uid: group.grant(granted, cut=asked - granted)}
 
 
@@ -78,8 +159,16 @@ class Rounds(Schedule):
     gain most, and a group asks for no more than its part of the plan.
     """
 
-    def __init__(self, groups: Sequence[Group], settings: V05Settings, step_groups: Sequence[Group] | None = None):
-        super().__init__(groups, settings, step_groups)
+    @classmethod
+    def takes_cap(cls, allocation: AllocationRule) -> bool:
+        return cls.divides_cap(allocation)
+
+    @classmethod
+    def divides_cap(cls, allocation: AllocationRule) -> bool:
+        return allocation.plans_budget
+
+    def __init__(self, groups: Sequence[Group], *args: Any, **kwargs: Any):
+        super().__init__(groups, *args, **kwargs)
         self._running = set(self.groups)
 
     def settled(self, uid: str) -> dict[str, int]:
@@ -88,8 +177,8 @@ class Rounds(Schedule):
 
     def _next_round(self) -> dict[str, int]:
         groups = list(self.groups.values())
-        demand = make_demand(groups, self.settings)
-        asked = self._asks(demand)
+        demand = self.demand(groups)
+        asked = self.asks(demand)
         if self.settings.max_rollouts_per_step is not None:
             asked = np.minimum(asked, self._plan(demand))
         if not asked.any() or (asked > 0).sum() < self.settings.halt_share * len(groups):
@@ -100,27 +189,17 @@ class Rounds(Schedule):
         self._running = set(released)
         return released
 
-    def _plan(self, demand: Demand) -> np.ndarray:
+    def _plan(self, demand: GroupDemand) -> np.ndarray:
         """Division of the rollouts that are left of the cap."""
         room = np.clip(self.settings.k_max - demand.spent, 0, None)
-        return hand_out(self._left(), room, demand.gain, at_least=self.settings.cost)
+        return hand_out(self.left(), room, demand.gain, at_least=self.settings.cost)
 
-    def _padding(self, demand: Demand, asked: np.ndarray) -> np.ndarray:
+    def _padding(self, demand: GroupDemand, asked: np.ndarray) -> np.ndarray:
         """Rollouts on top of those asked for."""
         missing = -int(asked.sum()) % self.settings.pad_multiple
         room = np.where(demand.known, np.clip(self.settings.k_max - demand.spent - asked, 0, None), 0)
         return hand_out(
-            min(missing, self._left() - int(asked.sum())),
+            min(missing, self.left() - int(asked.sum())),
             room,
             lambda prompt, nth: demand.gain(prompt, asked[prompt] + nth),
         )
-
-
-SCHEDULES: dict[str, type[Schedule]] = {"rounds": Rounds, "streaming": Streaming, "fixed": Fixed}
-
-
-def make_schedule(
-    groups: Sequence[Group], settings: V05Settings, step_groups: Sequence[Group] | None = None
-) -> Schedule:
-    """The configured schedule over the groups of one batch."""
-    return SCHEDULES[settings.schedule](groups, settings, step_groups)

@@ -1,41 +1,50 @@
-"""Verl's synchronous V1 trainer: a base with a name of its own that counts costs, and one that records outcomes."""
+"""verl's synchronous V1 trainer under names of our own, counting costs and carrying state over a resume."""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from typing import Any
+from dataclasses import asdict
+from typing import Any, ClassVar
 
-import transfer_queue as tq
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 from verl.experimental.agent_loop import AgentLoopManager
-from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_v05.compat.contract import check_contract
-from verl_v05.estimators.register import HA_DW, HA_DW_RUN, check_parameters
-from verl_v05.prior import Outcome
-from verl_v05.prior.query import make_query
-from verl_v05.rollout.outcome import outcome_reward
-from verl_v05.settings import OutcomeSettings
-from verl_v05.trainer.cost import Cost, discarded_rollouts, load_cost, save_cost
-from verl_v05.trainer.recorder import check_folder, write_outcomes
+from verl_v05.estimators.register import check_parameters, estimator_of, using
+from verl_v05.trainer.checkpoint import ALLOCATOR, COST, ESTIMATOR, FILE, load_state, save_state
+from verl_v05.trainer.cost import Cost, discarded_rollouts
+from verl_v05.trainer.recorder import check_folder
 
-RECORDED = "sync_recorded"
+logger = logging.getLogger(__name__)
 
 
 class SyncTrainer(PPOTrainerSync):
-    """``PPOTrainerSync`` that can be registered under a name of its own and logs what the run has cost so far.
+    """``PPOTrainerSync`` that can be registered under a name of its own.
 
-    A subclass calls :meth:`_spend` once a step, when its rollouts are known.
+    It logs what the run has cost so far, and keeps the state of the run's estimator, if that has any. A subclass calls
+    :meth:`_spend` once a step, when its rollouts are known, and adds its own parts to the checkpoint by
+    :meth:`_state_parts`.
     """
 
+    state_parts: ClassVar[tuple[str, ...]] = (COST, ESTIMATOR)  # of the checkpoint's file, that this trainer reads
+
+    def __init__(self, config: DictConfig):
+        check_contract()
+        check_folder(config)
+        check_parameters(config.algorithm)
+        super().__init__(config)
+
     def fit(self, agent_loop_manager: AgentLoopManager) -> None:
-        resumed = self._checkpoint_folder(resumed=True) if self.global_steps > 0 else None
-        self._cost = load_cost(resumed) if resumed else Cost()
-        if self._tracks_anchor:
-            HA_DW_RUN.restore(resumed)
+        self._estimator = estimator_of(self.config.algorithm.adv_estimator)
+        parts = load_state(self._checkpoint_folder(resumed=True)) if self.global_steps > 0 else {}
+        self._cost = self._resumed_cost(parts)
+        self._restore_estimator(parts.get(ESTIMATOR))
+        if ALLOCATOR in parts and ALLOCATOR not in self.state_parts:
+            logger.warning("the checkpoint's prior, fusion and support buffer are left out: this run has none")
         super().fit(agent_loop_manager)
 
     def on_step_begin(self) -> None:
@@ -47,11 +56,25 @@ class SyncTrainer(PPOTrainerSync):
         discarded = discarded_rollouts(metrics, self.config.actor_rollout_ref.rollout.n)
         self._cost = self._cost.spend(rollouts + discarded, response_tokens * (1 + discarded / max(rollouts, 1)))
 
+    def _state_parts(self) -> dict[str, Any]:
+        """What the checkpoint's file holds."""
+        # The step that is being saved is not over: its time so far counts.
+        parts: dict[str, Any] = {COST: asdict(self._cost.wait(time.monotonic() - self._step_began))}
+        if self._estimator is not None and self._estimator.stateful:
+            name = self.config.algorithm.adv_estimator
+            parts[ESTIMATOR] = {"name": name, "state": self._estimator.state_dict()}
+        return parts
+
     def _save_checkpoint(self) -> None:
-        save_cost(self._checkpoint_folder(), self._cost.wait(time.monotonic() - self._step_began))
-        if self._tracks_anchor:
-            HA_DW_RUN.save(self._checkpoint_folder())
+        # Before verl's own, which ends by naming the checkpoint as the latest complete one.
+        save_state(self._checkpoint_folder(), self._state_parts())
         super()._save_checkpoint()
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        if self._estimator is None:
+            return super()._compute_advantage(batch, metrics)
+        with using(self._estimator):
+            return super()._compute_advantage(batch, metrics)
 
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
@@ -60,9 +83,25 @@ class SyncTrainer(PPOTrainerSync):
         self._cost = self._cost.wait(timing_raw["step"])
         metrics.update(self._cost.metrics())
 
-    @property
-    def _tracks_anchor(self) -> bool:
-        return self.config.algorithm.adv_estimator == HA_DW
+    def _resumed_cost(self, parts: dict[str, Any]) -> Cost:
+        if self.global_steps > 0 and COST not in parts:
+            logger.warning("the checkpoint has no totals: v05/total/* count from the resumed step")
+        try:
+            return Cost(**parts.get(COST, {}))
+        except TypeError as error:
+            raise ValueError(f"the totals in the checkpoint's {FILE} are damaged: {error}") from error
+
+    def _restore_estimator(self, saved: dict[str, Any] | None) -> None:
+        if self._estimator is None or not self._estimator.stateful or self.global_steps == 0:
+            return
+        name = self.config.algorithm.adv_estimator
+        if saved is None or saved["name"] != name:
+            logger.warning("the checkpoint has no state of %s: it starts anew at the resumed step", name)
+            return
+        try:
+            self._estimator.load_state_dict(saved["state"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the state of {name} in the checkpoint's {FILE} is damaged: {error}") from error
 
     def _checkpoint_folder(self, resumed: bool = False) -> str:
         trainer = self.config.trainer
@@ -77,50 +116,6 @@ class SyncTrainer(PPOTrainerSync):
 
     @trainer_mode.setter
     def trainer_mode(self, name: str) -> None:
-        """verl assigns the registered name; the mode stays "sync"."""
-
-
-@register_trainer(RECORDED)
-class RecordedTrainer(SyncTrainer):
-    """``trainer.v1.trainer_mode=sync_recorded``: any algorithm of verl, with a value model's training data recorded.
-
-    The outcome is ``acc`` in [0, 1] of the reward function's extra info, as verl's validation reads it.
-    """
-
-    def __init__(self, config: DictConfig):
-        check_contract()
-        check_folder(config)
-        check_parameters(config.algorithm)
-        super().__init__(config)
-
-    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        outcomes = batch_outcomes(batch)
-        self._spend(sum(o.k for o in outcomes), response_tokens(batch), metrics)
-        write_outcomes(self.config, self.global_steps, outcomes)
-        return super()._compute_advantage(batch, metrics)
-
-
-def batch_outcomes(batch: KVBatchMeta) -> list[Outcome]:
-    """One outcome a prompt of the batch, from what the agent loops stored."""
-    fields = ["uid", "raw_prompt", "data_source", "extra_fields"]
-    data = tq.kv_batch_get(keys=_last_outputs(batch), partition_id=batch.partition_id, select_fields=fields)
-    queries, rewards = {}, {}
-    for uid, prompt, source, extra in zip(*(list(data[field]) for field in fields), strict=True):
-        queries[uid] = make_query(prompt, source)
-        rewards.setdefault(uid, []).append(outcome_reward(extra.get("reward_extra_info", {}), OutcomeSettings()))
-    return [Outcome(queries[uid], (sum(r) / len(r) + 1) / 2, len(r)) for uid, r in rewards.items()]
-
-
-def response_tokens(batch: KVBatchMeta) -> int:
-    """Response tokens of the batch's real rows."""
-    return sum(tag["response_len"] for tag in batch.tags if not tag.get("is_padding", False))
-
-
-def _last_outputs(batch: KVBatchMeta) -> list[str]:
-    """Key of each session's last output, which carries its outcome; keys are ``{uid}_{session}_{index}``."""
-    last: dict[str, int] = {}
-    for key, tag in zip(batch.keys, batch.tags, strict=True):
-        if not tag.get("is_padding", False):
-            session, index = key.rsplit("_", 1)
-            last[session] = max(last.get(session, 0), int(index))
-    return [f"{session}_{index}" for session, index in last.items()]
+        # verl assigns the registered name here, and then compares it with "sync" to choose its replay buffer, batch
+        # sizes and checkpoints. The name is left out on purpose: a trainer of this family is synchronous.
+        del name

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from verl_v05.trainer.checkpoint import write_json
-
-logger = logging.getLogger(__name__)
-
-FILE = "v05_cost.json"
 # Groups, as verl's replay buffer counts them, that were generated and then not trained on.
 DISCARDED = ("training/filter_groups/evicted_samples", "training/filter_groups/discarded_surplus_samples")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Totals since a run's first step, its earlier lives included.
+    """Totals since a run's first step, its earlier lives included; ``asdict`` of it is JSON.
 
     ``rollouts`` and ``response_tokens`` count what was generated for training, whether trained on or discarded;
     ``seconds`` is the time of training steps, without validation.
@@ -47,24 +38,3 @@ class Cost:
 def discarded_rollouts(metrics: Mapping[str, Any], group_size: int) -> int:
     """Rollouts of the groups that dynamic filtering threw away in a step, from verl's metrics of it."""
     return group_size * int(sum(metrics.get(name, 0) for name in DISCARDED))
-
-
-def save_cost(folder: str | os.PathLike, cost: Cost) -> None:
-    """Write the totals beside a checkpoint, whole or not at all."""
-    write_json(Path(folder) / FILE, asdict(cost))
-
-
-def load_cost(folder: str | os.PathLike) -> Cost:
-    """The totals of a checkpoint; zero, with a warning, for a checkpoint that was written without.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    path = Path(folder) / FILE
-    if not path.exists():
-        logger.warning("%s is missing: v05/total/* count from the resumed step", path)
-        return Cost()
-    try:
-        return Cost(**json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to count from the resumed step") from error

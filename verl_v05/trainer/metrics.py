@@ -1,19 +1,29 @@
-"""The ``v05/`` metrics of a step. Every key is present at every step, so dashboards stay dense."""
+"""The ``v05/`` metrics of a step.
+
+Keys of a piece that a run does not have are absent: ``v05/calibration/*`` and ``v05/fusion/strength`` without a fusion
+that has them, ``v05/prior/mean`` and ``gap`` in a step without any prior, ``v05/baseline_mse/*`` in a step without a
+group of two rollouts. All others are there at every step, because the dashboards stack them: counts of prompts by k,
+shares of accepted, rejected and missing priors, extra and failed rollouts, 0 where there were none.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from verl_v05.advantage import Advantages, baseline_mse
+from verl_v05.estimators.v05 import StepInputs
+from verl_v05.fusion import Belief
 from verl_v05.rollout.record import StepRecord
-from verl_v05.rollout.rows import StepRows
 from verl_v05.settings import V05Settings
 
 
-def step_metrics(
-    record: StepRecord, rows: StepRows, result: Advantages, settings: V05Settings, response_tokens: int
-) -> dict[str, float]:
-    """All metrics of one step; shares are of the step's prompts unless said otherwise."""
+def step_metrics(record: StepRecord, inputs: StepInputs, response_tokens: int) -> dict[str, float]:
+    """All metrics of one step; shares are of the step's prompts unless said otherwise.
+
+    Args:
+        inputs: with the estimator's result.
+    """
+    settings, result = inputs.settings, inputs.result
     k = record.column("k")
     metrics = {
         "k/mean": k.mean(),
@@ -29,43 +39,49 @@ def step_metrics(
         "rollouts/spent": record.column("spent").sum(),
         "rollouts/failed": record.column("failed").sum(),
         "rollouts/response_tokens": response_tokens,
-        **_prior_metrics(record, rows, result),
-        **_baseline_metrics(rows, result, settings),
-        **{f"calibration/{name}": value for name, value in record.belief_metrics.items()},
+        **_prior_metrics(record, inputs.belief.prior, result),
+        **_fusion_metrics(inputs.belief, result, settings),
+        **_baseline_errors(inputs),
+        **{f"calibration/{name}": value for name, value in record.fusion_metrics.items()},
     }
     return {f"v05/{name}": float(value) for name, value in metrics.items()}
 
 
-def _prior_metrics(record: StepRecord, rows: StepRows, result: Advantages) -> dict[str, float]:
-    missing = np.isnan(record.column("prior"))
-    known = ~np.isnan(rows.prior)
+def _prior_metrics(record: StepRecord, prior: np.ndarray, result: Advantages) -> dict[str, float]:
+    """``prior`` is that of the groups with a scored rollout; those without count in the shares too."""
+    known = ~np.isnan(prior)
     accepted = known & (result.bias_sq == 0)
-    gap = np.abs(rows.prior - result.mean_reward)[known]
     groups = len(record.groups)
-    return {
+    metrics = {
         "prior/accepted": accepted.sum() / groups,
         "prior/rejected": (known & ~accepted).sum() / groups,
-        "prior/missing": missing.mean(),
+        "prior/missing": np.isnan(record.column("fitted_prior")).mean(),
         "prior/unanswered": np.isnan(record.column("probability")).mean(),  # no probability, history may stand in
-        "prior/mean": rows.prior[known].mean() if known.any() else 0.0,
-        "prior/gap": gap.mean() if known.any() else 0.0,  # mean |V - mean reward|
         "prior/latency_s": record.prior_latency_s,
         "prior/wait_s": record.prior_wait_s,  # the part of the latency on the critical path
         "prior/failures": record.prior_failures,
         **{f"prior/{name}": value for name, value in record.prior_metrics.items()},
     }
+    if known.any():
+        metrics["prior/mean"] = prior[known].mean()
+        metrics["prior/gap"] = np.abs(prior - result.mean_reward)[known].mean()  # mean |V - mean reward|
+    return metrics
 
 
-def _baseline_metrics(rows: StepRows, result: Advantages, settings: V05Settings) -> dict[str, float]:
-    strength = rows.strength
-    fused_mse, mean_mse = np.nan_to_num(baseline_mse(rows.rewards, rows.session_group, rows.prior, strength))
-    return {
-        "fusion/strength": 0.0 if strength is None else strength.mean(),  # rollouts the prior is worth
+def _fusion_metrics(belief: Belief, result: Advantages, settings: V05Settings) -> dict[str, float]:
+    metrics = {
         "fusion/weight": result.weight.mean(),
         "fusion/baseline": result.baseline.mean(),
         "fusion/mean_reward": result.mean_reward.mean(),
         "fusion/sigma": result.sigma.mean(),
         "fusion/sigma_at_floor": (result.sigma <= settings.sigma_floor).mean(),
-        "baseline_mse/fused": fused_mse,
-        "baseline_mse/group_mean": mean_mse,
     }
+    if not np.isnan(belief.strength).all():
+        metrics["fusion/strength"] = np.nanmean(belief.strength)  # rollouts the prior is worth
+    return metrics
+
+
+def _baseline_errors(inputs: StepInputs) -> dict[str, float]:
+    rows = inputs.rows
+    fused, mean = baseline_mse(rows.rewards, rows.session_group, inputs.belief, inputs.fusion)
+    return {} if np.isnan(fused) else {"baseline_mse/fused": fused, "baseline_mse/group_mean": mean}

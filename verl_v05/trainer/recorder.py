@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
+from value_model.conversions import reward_of_success
+from value_model.files import replaced
 from value_model.trajectories import write_trajectories
-from verl_v05.advantage import Advantages
-from verl_v05.prior import Outcome
+from verl_v05.estimators.v05 import StepInputs
+from verl_v05.prior.query import Outcome
+from verl_v05.registry import SettingsError
 from verl_v05.rollout.record import StepRecord
-from verl_v05.rollout.rows import StepRows
-from verl_v05.settings import SettingsError
 
 TRAJECTORIES = "trajectories"
 
@@ -60,30 +61,29 @@ def write_outcomes(config: DictConfig, step: int, outcomes: Sequence[Outcome]) -
     names = ["model", "step", "prompt_id", "prompt", "data_source"]
     # A prompt that is twice in a batch is one measurement of more rollouts.
     table = pd.DataFrame(rows).groupby(names, as_index=False, sort=False).sum()
-    table["score"] = (2 * table["successes"] / table["n"] - 1).clip(-1, 1)  # rounding may leave the interval
+    table["score"] = reward_of_success(table["successes"] / table["n"]).clip(-1, 1)  # rounding may leave the interval
     path = Path(trainer.default_local_dir) / TRAJECTORIES / f"step_{step}.parquet"
     write_trajectories(table, path)
     return path
 
 
-def write_step(
-    folder: str | os.PathLike, record: StepRecord, rows: StepRows, result: Advantages, used: np.ndarray
-) -> Path:
+def write_step(folder: str | os.PathLike, record: StepRecord, inputs: StepInputs, used: np.ndarray) -> Path:
     """Write ``step_{n}.parquet`` atomically: a row a group with a scored rollout, sessions in order.
 
     Args:
-        used: advantage of each session as the actor reads it, (S,); ``result`` holds it as computed.
+        inputs: with the estimator's result, the advantages as computed.
+        used: advantage of each session as the actor reads it, (S,).
     """
-    per_group = [_group_row(record.step, g, rows, result, used) for g in range(len(rows.groups))]
+    per_group = [_group_row(record.step, g, inputs, used) for g in range(len(inputs.rows.groups))]
     path = Path(folder) / f"step_{record.step}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    pd.DataFrame(per_group).to_parquet(partial)
-    os.replace(partial, path)
+    with replaced(path) as partial:
+        pd.DataFrame(per_group).to_parquet(partial)
     return path
 
 
-def _group_row(step: int, index: int, rows: StepRows, result: Advantages, used: np.ndarray) -> dict[str, object]:
+def _group_row(step: int, index: int, inputs: StepInputs, used: np.ndarray) -> dict[str, object]:
+    """``prior`` and ``strength`` are what the baseline went by, ``opening_*`` what the allocation did."""
+    rows, result, belief = inputs.rows, inputs.result, inputs.belief
     group = rows.groups[index]
     sessions = np.flatnonzero(rows.session_group == index)
     sessions = sessions[np.argsort(rows.session_number[sessions])]
@@ -93,8 +93,10 @@ def _group_row(step: int, index: int, rows: StepRows, result: Advantages, used: 
         "prompt": group.query.text,
         "data_source": group.query.data_source,
         "probability": group.probability,
-        "prior": group.prior,
-        "strength": group.strength,
+        "prior": belief.prior[index],
+        "strength": belief.strength[index],
+        "opening_prior": group.prior,
+        "opening_strength": group.strength,
         "k": group.k,
         "spent": group.spent,
         "failed": group.failed,

@@ -1,16 +1,17 @@
 """``trainer.v1.trainer_mode=v05``: verl's synchronous V1 trainer for groups of different size.
 
 What it changes in ``PPOTrainerSync``, and nothing else:
-- advantage: the step's priors and outcome rewards are put within the estimator's reach;
+- advantage: the step's beliefs and outcome rewards are put within the estimator's reach;
 - mini-batches: their number is fixed (train_batch_size / ppo_mini_batch_size), their rows are not;
-- checkpoint: the support buffer and the prior are saved before verl marks the checkpoint as complete,
+- checkpoint: support buffer, prior and fusion are saved before verl marks the checkpoint as complete,
   and restored before the first step.
 
-All overrides of private methods of verl's trainer are in this file and ``sync_trainer.py``, and pinned in
-``verl_v05.compat.contract``.
+All overrides of private methods of verl's trainer are in this folder, and pinned in :mod:`verl_v05.compat`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import ray
@@ -24,15 +25,15 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 
-from verl_v05.compat.contract import check_contract
 from verl_v05.estimators.v05 import StepInputs, step_inputs
+from verl_v05.launch import check_run
+from verl_v05.method import Method
 from verl_v05.rollout.outcome import shaping_reward
-from verl_v05.rollout.rows import StepRows, match_rows
-from verl_v05.run_check import check_run
-from verl_v05.trainer.base import SyncTrainer, response_tokens
-from verl_v05.trainer.checkpoint import load_state, save_state
+from verl_v05.rollout.rows import StepRows, match_rows, padding, response_tokens
+from verl_v05.trainer.base import SyncTrainer
+from verl_v05.trainer.checkpoint import ALLOCATOR, allocator_state, load_state
 from verl_v05.trainer.metrics import step_metrics
-from verl_v05.trainer.recorder import check_folder, write_outcomes, write_step
+from verl_v05.trainer.recorder import write_outcomes, write_step
 
 NAME = "v05"
 
@@ -41,10 +42,12 @@ NAME = "v05"
 class V05Trainer(SyncTrainer):
     """Synchronous trainer whose batches have a variable number of rows."""
 
+    state_parts = (*SyncTrainer.state_parts, ALLOCATOR)
+
     def __init__(self, config: DictConfig):
-        check_contract()
         self.settings = check_run(config)
-        check_folder(config)
+        # The allocator's instance learns; this one only fuses, which is a function of the beliefs it is given.
+        self._fusion = Method.from_settings(self.settings).fusion
         super().__init__(config)
 
     def fit(self, agent_loop_manager: AgentLoopManager) -> None:
@@ -52,7 +55,8 @@ class V05Trainer(SyncTrainer):
         self._allocator = agent_loop_manager.allocator
         ray.get(self._allocator.start.remote(self._policy_placement_groups()))
         if self.global_steps > 0:
-            state = load_state(self._checkpoint_folder(resumed=True), self.settings.allow_missing_state)
+            folder = self._checkpoint_folder(resumed=True)
+            state = allocator_state(folder, load_state(folder), self.settings.allow_missing_state)
             if state is not None:
                 ray.get(self._allocator.load_state_dict.remote(state))
         super().fit(agent_loop_manager)
@@ -64,22 +68,21 @@ class V05Trainer(SyncTrainer):
         role = next(r for r in (Role.Actor, Role.ActorRolloutRef, Role.ActorRollout) if r in manager.mapping)
         return manager.get_resource_pool(role).get_placement_groups()
 
-    def _save_checkpoint(self) -> None:
-        save_state(self._checkpoint_folder(), ray.get(self._allocator.state_dict.remote()))
-        super()._save_checkpoint()
+    def _state_parts(self) -> dict[str, Any]:
+        return {**super()._state_parts(), ALLOCATOR: ray.get(self._allocator.state_dict.remote())}
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         record = ray.get(self._allocator.close_step.remote(self.global_steps))
-        rows = match_rows(batch.keys, _is_padding(batch), record)
-        inputs = StepInputs(rows, self._shaping(batch, rows), self.settings)
+        rows = match_rows(batch.keys, padding(batch), record)
+        inputs = StepInputs(rows, self._shaping(batch, rows), self.settings, self._fusion)
         with step_inputs(inputs):
             batch = super()._compute_advantage(batch, metrics)
         tokens = response_tokens(batch)
         self._spend(int(record.column("spent").sum()), tokens, metrics)
-        metrics.update(step_metrics(record, rows, inputs.result, self.settings, tokens))
+        metrics.update(step_metrics(record, inputs, tokens))
         write_outcomes(self.config, self.global_steps, record.outcomes())
         if self.settings.record_dir:
-            write_step(self.settings.record_dir, record, rows, inputs.result, _used_advantages(batch, rows))
+            write_step(self.settings.record_dir, record, inputs, _used_advantages(batch, rows))
         return batch
 
     def _shaping(self, batch: KVBatchMeta, rows: StepRows) -> np.ndarray | float:
@@ -101,7 +104,7 @@ class V05Trainer(SyncTrainer):
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """verl's, but for the size of a mini-batch: the batch's rows over a fixed number of mini-batches."""
         actor = self.config.actor_rollout_ref.actor
-        rows = sum(not padding for padding in _is_padding(batch))
+        rows = sum(not padded for padded in padding(batch))
         batch.extra_info.pop("mini_batch_size", None)
         batch.extra_info.update(
             {
@@ -129,7 +132,3 @@ def _used_advantages(batch: KVBatchMeta, rows: StepRows) -> np.ndarray:
     data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["advantages", "response_mask"])
     tokens = data["response_mask"].to_padded_tensor(0).sum(dim=1)
     return (data["advantages"].to_padded_tensor(0).double().sum(dim=1) / tokens).numpy()
-
-
-def _is_padding(batch: KVBatchMeta) -> list[bool]:
-    return [bool(tag.get("is_padding", False)) for tag in batch.tags]
