@@ -14,7 +14,7 @@ from benchmarks.bench import compare as comparison
 from benchmarks.bench.compare import Result, caveats, compare, pair
 from benchmarks.bench.problems import Problem
 from benchmarks.bench.queue import requests
-from benchmarks.bench.report import OVERALL, correct_counts, measure, select, throughput, write_result
+from benchmarks.bench.results_page import OVERALL, correct_counts, measure, select, throughput, write_result
 from benchmarks.bench.samples import Sample
 
 

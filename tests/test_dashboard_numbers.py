@@ -10,9 +10,16 @@ import pandas as pd
 import pytest
 
 from benchmarks.dashboard.figures import apart, band, shares
+from benchmarks.dashboard.method_tables import (
+    accuracy_at,
+    benchmark_tables,
+    common_budget,
+    headline_tables,
+    interval,
+    summary,
+)
 from benchmarks.dashboard.panels import AXES, GROUP_SIZES
 from benchmarks.dashboard.runs import ROLLOUTS, TOKENS, Comparison, read_run, read_runs
-from benchmarks.dashboard.table import accuracy_at, benchmark_tables, common_budget, headline_tables, interval, summary
 from tests.test_dashboard_runs import Step, write_run
 
 ACC = "val-core/amc23/acc/mean@16"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.dashboard import page, wandb_report
+from benchmarks.dashboard import html_page as page
+from benchmarks.dashboard import wandb_report
 from benchmarks.dashboard.__main__ import main
 from benchmarks.dashboard.wandb_report import NO_ACCOUNT, NO_LIBRARY, report_sections, why_not
 from tests.test_dashboard_runs import Step, write_run

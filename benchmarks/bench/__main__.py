@@ -25,10 +25,10 @@ from rich.panel import Panel
 from benchmarks.bench import BenchError
 from benchmarks.bench.checkpoint import find_model, fingerprint
 from benchmarks.bench.engine import Sampling, SglangEngine, check_lengths, engine_arguments, tokenize
+from benchmarks.bench.generation import finish
 from benchmarks.bench.problems import BENCHMARKS, digest, draw, read_benchmark
 from benchmarks.bench.queue import requests, stable_seed
-from benchmarks.bench.report import machine, markdown, measure, select, throughput, write_result
-from benchmarks.bench.run import finish
+from benchmarks.bench.results_page import machine, markdown, measure, select, throughput, write_result
 from benchmarks.bench.samples import SampleStore
 from benchmarks.bench.small_model import NAME, make_small_model
 

@@ -27,9 +27,9 @@ from rich.console import Console
 from benchmarks.bench import BenchError
 from benchmarks.bench.checkpoint import find_model
 from benchmarks.bench.engine import Completion, Sampling, SglangEngine, check_lengths, engine_arguments, tokenize
+from benchmarks.bench.generation import finish
 from benchmarks.bench.problems import BENCHMARKS, Problem, draw, read_benchmark
 from benchmarks.bench.queue import Request, requests
-from benchmarks.bench.run import finish
 from benchmarks.bench.samples import SampleStore
 from value_model.files import write_text
 

@@ -15,9 +15,10 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.estimators import advantage_gradients, catalogue, error_simulation, error_tables, priors, summary
 from benchmarks.estimators import allocations as rules
-from benchmarks.estimators import catalogue, gradient, priors, report, simulation, summary, tables
 from benchmarks.estimators.catalogue import Case
+from benchmarks.estimators.estimators_page import Found, write
 from benchmarks.estimators.populations import GRID, measured_rates
 from benchmarks.value_model.v0_public import ROLLOUTS, load
 
@@ -51,8 +52,8 @@ class Size:
 
 
 def measure(
-    rows: pd.DataFrame, predictions: pd.DataFrame, methods: dict[str, gradient.Method], size: Size, seed: int
-) -> report.Found:
+    rows: pd.DataFrame, predictions: pd.DataFrame, methods: dict[str, advantage_gradients.Method], size: Size, seed: int
+) -> Found:
     """Everything on the page.
 
     Args:
@@ -65,13 +66,13 @@ def measure(
     real_means = _means(real, size, size.warm_up + size.real_batches, size.real_sequences, seed)
     marginal = measured_rates(catalogue.counts(rows), ROLLOUTS)
     sharpest = [case for case in graded if case.distribution == catalogue.PUBLIC][:1]
-    return report.Found(
+    return Found(
         graded=summary.cells(_means(graded, size, *wide, seed)),
         real=summary.cells(real_means),
         visited=summary.cells(_means(list(catalogue.visited(rows)), size, *wide, seed)),
         real_means=real_means,
         learning=_learning(real[:1] + sharpest, size, seed),
-        gradients=gradient.run(
+        gradients=advantage_gradients.run(
             quantiles(marginal, GRADIENT_PROMPTS), methods, sizes=size.gradient_sizes, draws=size.draws, seed=seed
         ),
         quality=catalogue.fidelity(predictions),
@@ -90,7 +91,7 @@ def quantiles(marginal: np.ndarray, count: int) -> np.ndarray:
 def _means(cases: Sequence[Case], size: Size, batches: int, sequences: int, seed: int) -> pd.DataFrame:
     found = []
     for case in track(cases, f"{cases[0].distribution} and {len(cases) - 1} more"):
-        batch = simulation.run(
+        batch = error_simulation.run(
             case.population,
             case.name,
             ALLOCATIONS,
@@ -107,10 +108,10 @@ def _learning(cases: Sequence[Case], size: Size, seed: int) -> pd.DataFrame:
     found = []
     runs = [(case, *each) for case in cases for each in size.learning]
     for case, prompts, sequences in track(runs, "learning curves"):
-        batch = simulation.run(
+        batch = error_simulation.run(
             case.population,
             f"{case.name}, learning",
-            [tables.FOUR, rules.POSTERIOR],
+            [error_tables.FOUR, rules.POSTERIOR],
             prompts=prompts,
             batches=size.learning_batches,
             sequences=sequences,
@@ -139,9 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     predictions = priors.predictions(args.public, args.prior_model, args.encoder, args.predictions)
     from benchmarks.estimators.verl_advantages import VERL_METHODS  # slow: after what may fail
 
-    found = measure(rows, predictions, {**gradient.METHODS, **VERL_METHODS}, Size(), args.seed)
-    report.write(args.out, found)
-    Console().print(tables.markdown(tables.targets(found.real_means)), f"\n{args.out}/README.md written")
+    found = measure(rows, predictions, {**advantage_gradients.METHODS, **VERL_METHODS}, Size(), args.seed)
+    write(args.out, found)
+    Console().print(error_tables.markdown(error_tables.targets(found.real_means)), f"\n{args.out}/README.md written")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
+from benchmarks.estimators.advantage_gradients import GOOD, NOT_NORMALISED
 from benchmarks.estimators.allocations import K_INIT
+from benchmarks.estimators.baselines import BAYES, EMPIRICAL_BAYES, GROUP_MEAN, LEFT_OUT_EMPIRICAL_BAYES, SHRINKAGE
 from benchmarks.estimators.catalogue import CONSTANT, HELD_OUT
-from benchmarks.estimators.estimators import BAYES, EMPIRICAL_BAYES, GROUP_MEAN, LEFT_OUT_EMPIRICAL_BAYES, SHRINKAGE
-from benchmarks.estimators.gradient import GOOD, NOT_NORMALISED
-from benchmarks.estimators.tables import DYNAMIC, DYNAMIC_SHRINKAGE, FOUR, of_case
+from benchmarks.estimators.error_tables import DYNAMIC, DYNAMIC_SHRINKAGE, FOUR, of_case
 from value_model.evaluate import VALUE_MODEL
 
 

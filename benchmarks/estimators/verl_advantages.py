@@ -1,4 +1,4 @@
-"""verl's own estimators, called as they are, in the form of :mod:`benchmarks.estimators.gradient`.
+"""verl's own estimators, called as they are, in the form of :mod:`benchmarks.estimators.advantage_gradients`.
 
 Importing verl takes many seconds: nothing else of the bench does.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 
-from benchmarks.estimators.gradient import Known, Method
+from benchmarks.estimators.advantage_gradients import Known, Method
 
 
 def _of_verl(name: str, rewards: np.ndarray, group: np.ndarray, **inputs: Any) -> np.ndarray:

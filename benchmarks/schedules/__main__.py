@@ -18,11 +18,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from benchmarks.schedules import ScheduleError
+from benchmarks.schedules.compared_schedules import LINES, REFERENCE, SCALED
 from benchmarks.schedules.lengths import load_lengths, published
-from benchmarks.schedules.lines import LINES, REFERENCE, SCALED
-from benchmarks.schedules.report import draw_busy, draw_scale, page
+from benchmarks.schedules.schedules_page import draw_busy, draw_scale, page
 from benchmarks.schedules.simulation import Run
-from benchmarks.schedules.step import Setting, Step
+from benchmarks.schedules.training_step import Setting, Step
 from benchmarks.schedules.workload import public_rates
 from value_model.files import write_text
 

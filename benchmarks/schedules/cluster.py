@@ -6,7 +6,7 @@ import heapq
 import math
 import random
 
-from benchmarks.schedules.engine import Engine, Speed
+from benchmarks.schedules.simulated_engine import Engine, Speed
 
 
 class Cluster:

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.schedules.cluster import Cluster
 from benchmarks.schedules.decisions import Decisions
-from benchmarks.schedules.engine import Speed
+from benchmarks.schedules.simulated_engine import Speed
 from benchmarks.schedules.workload import Workload
 from verl_v05.settings import V05Settings
 

@@ -21,13 +21,13 @@ from rich.console import Console
 from scipy.optimize import nnls
 
 from benchmarks.bench.engine import Sampling, SglangEngine, cpu_arguments
+from benchmarks.schedules.compared_schedules import LINES
 from benchmarks.schedules.decisions import Decisions
-from benchmarks.schedules.engine import Speed
 from benchmarks.schedules.lengths import load_lengths
-from benchmarks.schedules.lines import LINES
-from benchmarks.schedules.report import mean_and_spread
+from benchmarks.schedules.schedules_page import mean_and_spread
+from benchmarks.schedules.simulated_engine import Speed
 from benchmarks.schedules.simulation import Fleet, simulate
-from benchmarks.schedules.step import PAST_SEED
+from benchmarks.schedules.training_step import PAST_SEED
 from benchmarks.schedules.workload import Workload, draw_workload, public_rates
 from value_model.files import write_text
 from verl_v05.settings import V05Settings

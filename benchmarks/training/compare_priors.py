@@ -15,8 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from benchmarks.dashboard.method_tables import accuracy_at, common_budget
 from benchmarks.dashboard.runs import ROLLOUTS, Run, read_run
-from benchmarks.dashboard.table import accuracy_at, common_budget
 from benchmarks.png import panels, to_png
 from benchmarks.training.compare_methods import collect
 from value_model.files import write_bytes, write_text

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from benchmarks.schedules.engine import Speed, fit_step
+from benchmarks.schedules.compared_schedules import LINES, compare
 from benchmarks.schedules.lengths import Lengths
-from benchmarks.schedules.lines import LINES, compare
+from benchmarks.schedules.simulated_engine import Speed, fit_step
 from benchmarks.schedules.simulation import Fleet, Run
 from benchmarks.schedules.workload import Rates, Workload, draw_workload
 from verl_v05.settings import V05Settings

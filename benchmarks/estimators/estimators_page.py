@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.estimators import figures, findings, tables
+from benchmarks.estimators import error_figures, error_tables, findings
 from benchmarks.estimators.allocations import COST, K_INIT, K_MAX, STEP
+from benchmarks.estimators.baselines import EMPIRICAL_BAYES, SHRINKAGE
 from benchmarks.estimators.catalogue import AUCS, CONSTANT, HELD_OUT, MIDDLE, PUBLIC, SHUFFLED
-from benchmarks.estimators.estimators import EMPIRICAL_BAYES, SHRINKAGE
 from benchmarks.estimators.populations import LOGIT_BOUND, POINTS
 from benchmarks.estimators.summary import CELL
 from value_model.evaluate import VALUE_MODEL
@@ -28,7 +28,7 @@ class Found:
         graded, real, visited: cells of :func:`benchmarks.estimators.summary.cells`, by kind of population.
         real_means: of :func:`benchmarks.estimators.summary.sequence_means`.
         learning: of :func:`benchmarks.estimators.summary.learning`.
-        gradients: of :func:`benchmarks.estimators.gradient.run`.
+        gradients: of :func:`benchmarks.estimators.advantage_gradients.run`.
         quality: AUC against one outcome of the real priors, of the measured rows and of the population made of them.
         conditions: how much was simulated, with which seed: a sentence.
     """
@@ -54,16 +54,16 @@ def write(out: Path, found: Found) -> None:
     learning = found.learning[found.learning["estimator"].isin([EMPIRICAL_BAYES, SHRINKAGE])]
     for name, table in {"cells": found.cells[KEPT], "learning": learning, "gradients": found.gradients}.items():
         write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.4g"))
-    figures.by_rollouts(found.cells, _panels(found.cells), out / "by_rollouts.png")
-    figures.to_bayes(found.graded, list(dict.fromkeys(found.graded["distribution"])), out / "to_bayes.png")
-    figures.learning_curves(found.learning, out / "learning.png")
+    error_figures.by_rollouts(found.cells, _panels(found.cells), out / "by_rollouts.png")
+    error_figures.to_bayes(found.graded, list(dict.fromkeys(found.graded["distribution"])), out / "to_bayes.png")
+    error_figures.learning_curves(found.learning, out / "learning.png")
     write_text(out / "README.md", page(found))
 
 
 def page(found: Found) -> str:
     """The page's text; every number in it is one of ``found``'s."""
     learnt = [batch for batch in BATCHES_SHOWN if batch in set(found.learning["batch"])]
-    table = tables.markdown
+    table = error_tables.markdown
     count = found.cells.groupby(["distribution", "prior"]).ngroups
     return f"""# Baselines against what is possible
 
@@ -79,11 +79,11 @@ the public data; below 1 it is better. Brackets are 95 % t-intervals over sequen
 "OSLA's rollouts": Eq. 9 with one-step look-ahead decides how many rollouts the batch gets; the posterior allocation
 and the Bayes limit divide exactly as many, or fewer, among the same prompts.
 
-{table(tables.targets(found.real_means))}
+{table(error_tables.targets(found.real_means))}
 
 Over all {count} populations, point estimates:
 
-{table(tables.worst(found.cells))}
+{table(error_tables.worst(found.cells))}
 
 {_list(found)}
 
@@ -122,26 +122,26 @@ noise.
 rollouts used, by which the rows are ranked. "To Bayes": over the Bayes risk with the same rollouts. The last column
 is what both allocation rules set out to minimise.
 
-{table(tables.methods(found.real, HELD_OUT, VALUE_MODEL))}
+{table(error_tables.methods(found.real, HELD_OUT, VALUE_MODEL))}
 
 Squared error at fixed k:
 
-{table(tables.fixed(found.real, HELD_OUT, VALUE_MODEL))}
+{table(error_tables.fixed(found.real, HELD_OUT, VALUE_MODEL))}
 
 ## A useless prior: {SHUFFLED}
 
-{table(tables.methods(found.real, HELD_OUT, SHUFFLED))}
+{table(error_tables.methods(found.real, HELD_OUT, SHUFFLED))}
 
 ## By quality of the prior
 
 The held-out prompts and the public success rates, all six (model, step) groups together:
 
-{table(tables.qualities(found.cells, [HELD_OUT, PUBLIC]))}
+{table(error_tables.qualities(found.cells, [HELD_OUT, PUBLIC]))}
 
 By distribution, the ratio of squared errors of empirical Bayes to the named, lowest to highest over priors (and at
 which it is highest):
 
-{table(tables.ranges(found.graded))}
+{table(error_tables.ranges(found.graded))}
 
 ![squared error over the Bayes risk](to_bayes.png)
 
@@ -150,14 +150,14 @@ which it is highest):
 Prompts seen once before, with 4 or 8 rollouts; since then the logit of p has moved by 0.3 ± 0.5. Eq. 9 takes one
 probability: the prediction where there is one, the smoothed history otherwise. Empirical Bayes takes both.
 
-{table(tables.qualities(found.visited, list(dict.fromkeys(found.visited["distribution"]))))}
+{table(error_tables.qualities(found.visited, list(dict.fromkeys(found.visited["distribution"]))))}
 
 ## How fast the calibration learns
 
 Empirical Bayes on the real prior and on one that is as good as can be, squared error over the Bayes risk, batch by
 batch from the start.
 
-{table(tables.learning_table(found.learning, learnt))}
+{table(error_tables.learning_table(found.learning, learnt))}
 
 ![learning curve](learning.png)
 
@@ -171,7 +171,7 @@ that differs between prompts is by design. The good prior has noise of 0.5 in th
 the useless one. k = {K_INIT}, the other sizes in [gradients.csv](gradients.csv). Figures with ± are from random
 batches, the others exact.
 
-{table(tables.gradients(found.gradients, K_INIT))}
+{table(error_tables.gradients(found.gradients, K_INIT))}
 
 All cells: [cells.csv](cells.csv); the learning curve: [learning.csv](learning.csv).
 """

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from benchmarks.estimators import allocations as rules
-from benchmarks.estimators import estimators as baselines
+from benchmarks.estimators import baselines
+from benchmarks.estimators.advantage_gradients import UNUSED
+from benchmarks.estimators.baselines import EMPIRICAL_BAYES, GROUP_MEAN, SHRINKAGE
 from benchmarks.estimators.catalogue import CONSTANT, HELD_OUT, SHUFFLED
-from benchmarks.estimators.estimators import EMPIRICAL_BAYES, GROUP_MEAN, SHRINKAGE
-from benchmarks.estimators.gradient import UNUSED
 from benchmarks.estimators.priors import LOGISTIC
 from benchmarks.estimators.summary import Interval, Method, ratio
 from value_model.evaluate import VALUE_MODEL

@@ -8,11 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
+from value_model.conversions import reward_of_success
 from verl_v05.advantage import leave_one_out
-from verl_v05.calibration import Belief
 from verl_v05.estimators import james_stein, mc_grpo, qae
-from verl_v05.fusion import fuse
-from verl_v05.fusion.empirical_bayes import fuse_beta
+from verl_v05.fusion import Belief, fuse, fuse_beta
+from verl_v05.fusion.empirical_bayes import EmpiricalBayesFusion
 
 GROUP_MEAN, LEFT_OUT_MEAN = "group mean", "leave-one-out mean"
 PRIOR = "prior alone"
@@ -21,6 +21,7 @@ EMPIRICAL_BAYES, LEFT_OUT_EMPIRICAL_BAYES = "empirical Bayes", "empirical Bayes,
 LEFT_OUT_JAMES_STEIN, JAMES_STEIN = "James-Stein, leave-one-out", "James-Stein"
 MEDIAN, QUANTILE = "median (MC-GRPO)", "quantile (QAE)"
 BAYES = "Bayes limit"
+BETA_FUSION = EmpiricalBayesFusion()  # for its formula; the calibration it holds is not used
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Seen:
     @property
     def mean_reward(self) -> np.ndarray:
         """(n,)."""
-        return 2 * self.successes / self.k - 1
+        return reward_of_success(self.successes / self.k)
 
 
 Baseline = Callable[[Seen], np.ndarray]  # (R,)
@@ -71,7 +72,7 @@ BASELINES: dict[str, Baseline] = {
     SHRINKAGE: lambda seen: fuse(seen.mean_reward, seen.k, seen.prior).baseline[seen.group],
     LEFT_OUT_SHRINKAGE: lambda seen: leave_one_out(seen.rewards, seen.group, seen.prior),
     EMPIRICAL_BAYES: lambda seen: fuse_beta(seen.mean_reward, seen.k, *seen.belief).baseline[seen.group],
-    LEFT_OUT_EMPIRICAL_BAYES: lambda seen: leave_one_out(seen.rewards, seen.group, *seen.belief),
+    LEFT_OUT_EMPIRICAL_BAYES: lambda seen: leave_one_out(seen.rewards, seen.group, seen.belief, BETA_FUSION),
     LEFT_OUT_JAMES_STEIN: lambda seen: james_stein.advantages(seen.rewards, seen.group).baseline,
     JAMES_STEIN: lambda seen: james_stein.advantages(seen.rewards, seen.group, leave_one_out=False).baseline,
     MEDIAN: lambda seen: mc_grpo.advantages(seen.rewards, seen.group).baseline,

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
-from benchmarks.estimators.estimators import (
+from benchmarks.estimators.baselines import (
+    BETA_FUSION,
     EMPIRICAL_BAYES,
     GROUP_MEAN,
     LEFT_OUT_JAMES_STEIN,
@@ -30,9 +31,11 @@ from benchmarks.exact_policy import (
     moments,
     sample_batch,
 )
+from value_model.conversions import value_of_probability
 from verl_v05.advantage import advantages
-from verl_v05.calibration import Belief, Calibration, Evidence
+from verl_v05.calibration import Calibration, Evidence
 from verl_v05.estimators import bnpo, ha_dw, james_stein, mc_grpo, qae
+from verl_v05.fusion import Belief, FusionMethod, ShrinkageFusion
 
 LEFT_OUT, NOT_NORMALISED = ", leave-one-out", ", not normalised"
 TRUE_MEAN = "true mean"
@@ -67,12 +70,12 @@ class Method:
     uses_prior: bool = False
 
 
-def _fused(name: str, beliefs: Callable[[Known], dict[str, np.ndarray]]) -> dict[str, Method]:
+def _fused(name: str, fusion: FusionMethod, belief: Callable[[Known], Belief | np.ndarray]) -> dict[str, Method]:
     """The project's own advantage with a fusion, plain and leave-one-out, with and without its normaliser."""
 
     def method(baseline: str, normalised: bool) -> Method:
         def advantage(rewards: np.ndarray, group: np.ndarray, known: Known) -> np.ndarray:
-            found = advantages(rewards, group, **beliefs(known), baseline=baseline)
+            found = advantages(rewards, group, belief(known), fusion=fusion, baseline=baseline)
             return found.advantage if normalised else rewards - found.rollout_baseline
 
         return Method(advantage, uses_prior=True)
@@ -92,8 +95,8 @@ METHODS: dict[str, Method] = {
     LEFT_OUT_JAMES_STEIN: Method(lambda r, g, known: james_stein.advantages(r, g).advantage, batch_wide=True),
     "BNPO": Method(lambda r, g, known: bnpo.advantages(r, g, low=-1.0).advantage, batch_wide=True),
     "HA-DW": Method(lambda r, g, known: ha_dw.step(ha_dw.Anchor(known.rate), r, g, low=-1.0)[1].advantage),
-    **_fused(SHRINKAGE, lambda known: {"prior": known.prior}),
-    **_fused(EMPIRICAL_BAYES, lambda known: known.belief._asdict()),
+    **_fused(SHRINKAGE, ShrinkageFusion(), lambda known: known.prior),
+    **_fused(EMPIRICAL_BAYES, BETA_FUSION, lambda known: known.belief),
 }
 
 
@@ -148,7 +151,7 @@ def _known(policy: SoftmaxPolicy, predicted: np.ndarray, k: int, seed: int) -> K
     none = np.zeros(len(predicted))
     greedy = policy.rewards[np.arange(len(predicted)), policy.probabilities.argmax(axis=1)]
     belief = calibration.belief(Evidence(predicted, none, none))
-    return Known(2 * predicted - 1, belief, greedy, policy.true_mean, float(policy.success_rate.mean()))
+    return Known(value_of_probability(predicted), belief, greedy, policy.true_mean, float(policy.success_rate.mean()))
 
 
 def _measure(policy: SoftmaxPolicy, method: Method, known: Known, k: int, draws: int, seed: int) -> Moments:

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.estimators.allocations import OSLA, Draw, allocate_all, draw
-from benchmarks.estimators.estimators import BASELINES, NEEDS_TWO, Seen
+from benchmarks.estimators.baselines import BASELINES, NEEDS_TWO, Seen
 from benchmarks.estimators.populations import Population
-from verl_v05.calibration import Belief, Calibration, Evidence
+from value_model.conversions import value_of_probability
+from verl_v05.calibration import Calibration, Evidence
+from verl_v05.fusion import Belief
 
 
 def run(
@@ -66,7 +68,7 @@ def see(found: Draw, k: np.ndarray, belief: Belief) -> Seen:
     """The batch after ``k`` rollouts of each prompt."""
     successes = found.counts[np.arange(len(k)), k]
     mean = found.posterior.mean[np.arange(len(k)), k, successes]
-    return Seen(successes, k, 2 * found.batch.prior - 1, belief, mean)
+    return Seen(successes, k, value_of_probability(found.batch.prior), belief, mean)
 
 
 def _errors(found: Draw, seen: Seen) -> list[dict[str, float | str]]:

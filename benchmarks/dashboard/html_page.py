@@ -16,9 +16,15 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.dashboard.figures import PLANS, MissingDataError
+from benchmarks.dashboard.method_tables import (
+    CONFIDENCE,
+    SEEDS_FOR_INTERVAL,
+    benchmark_tables,
+    headline_tables,
+    summary,
+)
 from benchmarks.dashboard.methods import SHOWN, styles
 from benchmarks.dashboard.runs import Comparison, Run
-from benchmarks.dashboard.table import CONFIDENCE, SEEDS_FOR_INTERVAL, benchmark_tables, headline_tables, summary
 from benchmarks.png import to_png
 from value_model.files import write_bytes
 

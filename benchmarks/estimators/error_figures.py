@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.estimators import allocations as rules
-from benchmarks.estimators.estimators import (
+from benchmarks.estimators.baselines import (
     BAYES,
     EMPIRICAL_BAYES,
     GROUP_MEAN,
@@ -18,8 +18,8 @@ from benchmarks.estimators.estimators import (
     LEFT_OUT_EMPIRICAL_BAYES,
     SHRINKAGE,
 )
+from benchmarks.estimators.error_tables import of_case
 from benchmarks.estimators.summary import Method
-from benchmarks.estimators.tables import of_case
 from benchmarks.png import to_png
 from value_model.files import write_bytes
 

@@ -13,10 +13,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from benchmarks.png import to_png
-from benchmarks.schedules.lines import REFERENCE
+from benchmarks.schedules.compared_schedules import REFERENCE
 from benchmarks.schedules.measures import busy
 from benchmarks.schedules.simulation import Run
-from benchmarks.schedules.step import Step
+from benchmarks.schedules.training_step import Step
 from value_model.files import write_bytes
 
 TEMPLATE = Path(__file__).parent / "page.md"
