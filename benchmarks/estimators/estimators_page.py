@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 
 import pandas as pd
 
-from benchmarks.estimators import error_figures, error_tables, findings
+from benchmarks.estimators import error_figures, error_tables
+from benchmarks.estimators.advantage_gradients import GOOD, NOT_NORMALISED, UNUSED
 from benchmarks.estimators.allocations import COST, K_INIT, K_MAX, STEP
-from benchmarks.estimators.baselines import EMPIRICAL_BAYES, SHRINKAGE
+from benchmarks.estimators.baselines import BAYES, EMPIRICAL_BAYES, LEFT_OUT_EMPIRICAL_BAYES, SHRINKAGE
 from benchmarks.estimators.catalogue import AUCS, CONSTANT, HELD_OUT, MIDDLE, PUBLIC, SHUFFLED
+from benchmarks.estimators.error_tables import DYNAMIC, DYNAMIC_SHRINKAGE, FOUR, of_case
 from benchmarks.estimators.populations import LOGIT_BOUND, POINTS
-from benchmarks.estimators.summary import CELL
+from benchmarks.estimators.summary import CASE, CELL
 from value_model.evaluate import VALUE_MODEL
 from value_model.files import write_text
 
+TEMPLATE = Path(__file__).parent / "page.md"
 BATCHES_SHOWN = (0, 1, 2, 4, 9)
 KEPT = [*CELL, "rollouts", "mse", "mse_low", "mse_high", "bias", "bayes"]  # in cells.csv
 
@@ -62,131 +66,88 @@ def write(out: Path, found: Found) -> None:
 
 def page(found: Found) -> str:
     """The page's text; every number in it is one of ``found``'s."""
+    tables = {name: error_tables.markdown(table) for name, table in _tables(found).items()}
+    tables["quality"] = indent(tables["quality"], "  ")  # it belongs to an item of a list
+    return TEMPLATE.read_text().format(
+        conditions=found.conditions,
+        populations=found.cells.groupby(CASE).ngroups,
+        points=POINTS,
+        logit_bound=LOGIT_BOUND,
+        middle=MIDDLE,
+        k_init=K_INIT,
+        k_max=K_MAX,
+        step=STEP,
+        cost=COST,
+        real_prior=VALUE_MODEL,
+        useless_prior=SHUFFLED,
+        **tables,
+        **_of_real_prior(found.real),
+        **_of_learning(found.learning),
+        **_of_normaliser(found.gradients),
+        histories=_histories(found.visited),
+    )
+
+
+def _tables(found: Found) -> dict[str, pd.DataFrame]:
     learnt = [batch for batch in BATCHES_SHOWN if batch in set(found.learning["batch"])]
-    table = error_tables.markdown
-    count = found.cells.groupby(["distribution", "prior"]).ngroups
-    return f"""# Baselines against what is possible
-
-`python -m benchmarks.estimators --public FOLDER --prior-model MODEL --encoder FOLDER` (`make bench-estimators`).
-FOLDER is `data/` of a clone of [Now-Join-Us/V0](https://github.com/Now-Join-Us/V0), MODEL what
-[`benchmarks/value_model/train_public.sh`](../../value_model_public.sh) trains on it. Everything is a simulation
-on success rates; no policy is trained here. {found.conditions}
-
-## The answer
-
-Squared error of empirical Bayes over that of another baseline, on rewards of -1 and +1, on the held-out prompts of
-the public data; below 1 it is better. Brackets are 95 % t-intervals over sequences of batches, here and everywhere.
-"OSLA's rollouts": Eq. 9 with one-step look-ahead decides how many rollouts the batch gets; the posterior allocation
-and the Bayes limit divide exactly as many, or fewer, among the same prompts.
-
-{table(error_tables.targets(found.real_means))}
-
-Over all {count} populations, point estimates:
-
-{table(error_tables.worst(found.cells))}
-
-{_list(found)}
-
-## What is measured
-
-A population is a joint distribution of a prompt's success rate p and of what is known of it before the first rollout,
-on a grid of {POINTS} values of p. So the posterior given everything known and seen is exact: its mean is the best
-baseline there is (the **Bayes limit**), its variance that baseline's squared error (the **Bayes risk**), and dynamic
-programming on it is the best allocation. Nothing that is compared with them knows the population. A squared error is
-(baseline - posterior mean)² + posterior variance, which has the mean of the error against the true rate and less
-noise.
-
-- *Real prior*: predictions on prompts that were held out from training. P(p | prediction) is a kernel mixture of the
-  posteriors of the rows with predictions alike, so its information is that of the real predictor, less what the
-  kernel smears:
-
-{_indented(table(_rounded(found.quality)))}
-
-- *Graded prior*: logit of the prediction = logit p + noise, clipped at ±{LOGIT_BOUND:g}; the noise is set so that the
-  AUC against one outcome is that in the table. What even p itself does not reach is left out. "Calibrated" reports
-  E(p | x) instead, "{MIDDLE:.2f}, logit 1 + 2x" shifts and stretches the logit x.
-- *Useless prior*: the mean for every prompt (constant), or another prompt's prediction (shuffled).
-- *Calibration* of empirical Bayes runs on line, from its start, one fit a batch on that allocation's own rollouts.
-  The first batches are left out of every table but the learning curve's.
-- k from {K_INIT} to {K_MAX} in steps of {STEP}, c = {COST}, as in the paper. "OSLA" is the streaming schedule, which
-  has no halt; "OSLA, halt at 25 %" the paper's rounds, padded to 32; "posterior" asks by the posterior variance at
-  the same c.
-- Leave-one-out baselines differ within a group: their squared error is the mean over its rollouts. OPO's baseline is
-  the group mean where lengths are equal, and so are BNPO's and HA-DW's.
-
-![squared error by rollouts](by_rollouts.png)
-
-## The real prior: {VALUE_MODEL}
-
-"As good as a group mean of": rollouts with which a plain mean has the same error; "rollouts saved" is that over the
-rollouts used, by which the rows are ranked. "To Bayes": over the Bayes risk with the same rollouts. The last column
-is what both allocation rules set out to minimise.
-
-{table(error_tables.methods(found.real, HELD_OUT, VALUE_MODEL))}
-
-Squared error at fixed k:
-
-{table(error_tables.fixed(found.real, HELD_OUT, VALUE_MODEL))}
-
-## A useless prior: {SHUFFLED}
-
-{table(error_tables.methods(found.real, HELD_OUT, SHUFFLED))}
-
-## By quality of the prior
-
-The held-out prompts and the public success rates, all six (model, step) groups together:
-
-{table(error_tables.qualities(found.cells, [HELD_OUT, PUBLIC]))}
-
-By distribution, the ratio of squared errors of empirical Bayes to the named, lowest to highest over priors (and at
-which it is highest):
-
-{table(error_tables.ranges(found.graded))}
-
-![squared error over the Bayes risk](to_bayes.png)
-
-## A prompt's own history
-
-Prompts seen once before, with 4 or 8 rollouts; since then the logit of p has moved by 0.3 ± 0.5. Eq. 9 takes one
-probability: the prediction where there is one, the smoothed history otherwise. Empirical Bayes takes both.
-
-{table(error_tables.qualities(found.visited, list(dict.fromkeys(found.visited["distribution"]))))}
-
-## How fast the calibration learns
-
-Empirical Bayes on the real prior and on one that is as good as can be, squared error over the Bayes risk, batch by
-batch from the start.
-
-{table(error_tables.learning_table(found.learning, learnt))}
-
-![learning curve](learning.png)
-
-## The gradient
-
-The whole advantage, normaliser included, on a [softmax policy](../../exact_policy.py) whose gradient of the mean
-reward is known; success rates of its prompts are quantiles of the public ones. Methods of verl are verl's own
-functions. "Scale": progress along the gradient, 1 if unbiased; "relative noise": trace of the covariance over the
-squared progress, what a step of the right length carries; below cosine 1 the direction is biased, which a normaliser
-that differs between prompts is by design. The good prior has noise of 0.5 in the logit; a prediction is the mean for
-the useless one. k = {K_INIT}, the other sizes in [gradients.csv](gradients.csv). Figures with ± are from random
-batches, the others exact.
-
-{table(error_tables.gradients(found.gradients, K_INIT))}
-
-All cells: [cells.csv](cells.csv); the learning curve: [learning.csv](learning.csv).
-"""
+    return {
+        "targets": error_tables.targets(found.real_means),
+        "worst": error_tables.worst(found.cells),
+        "quality": found.quality.map(lambda x: x if isinstance(x, str) else f"{x:.3f}"),
+        "real_methods": error_tables.methods(found.real, HELD_OUT, VALUE_MODEL),
+        "real_fixed": error_tables.fixed(found.real, HELD_OUT, VALUE_MODEL),
+        "useless_methods": error_tables.methods(found.real, HELD_OUT, SHUFFLED),
+        "qualities": error_tables.qualities(found.cells, [HELD_OUT, PUBLIC]),
+        "ranges": error_tables.ranges(found.graded),
+        "visited": error_tables.qualities(found.visited, list(dict.fromkeys(found.visited["distribution"]))),
+        "learning": error_tables.learning_table(found.learning, learnt),
+        "gradients": error_tables.gradients(found.gradients, K_INIT),
+    }
 
 
-def _list(found: Found) -> str:
-    sentences = [
-        findings.allocation(found.real),
-        findings.prior(found.real),
-        findings.leave_one_out(found.real),
-        findings.learning(found.learning),
-        findings.normaliser(found.gradients),
-        findings.history(found.visited),
+def _of_real_prior(cells: pd.DataFrame) -> dict[str, object]:
+    """Cells that the page's sentences are about, on the real prior."""
+    with_prior, without = (
+        of_case(cells, HELD_OUT, prior).set_index(["allocation", "estimator"]) for prior in (VALUE_MODEL, CONSTANT)
+    )
+    plain, left_out = (with_prior.loc[(FOUR, name)] for name in (EMPIRICAL_BAYES, LEFT_OUT_EMPIRICAL_BAYES))
+    return {
+        "eq9": with_prior.loc[tuple(DYNAMIC_SHRINKAGE)],
+        "eq9_rollouts": with_prior.loc[(DYNAMIC_SHRINKAGE.allocation, EMPIRICAL_BAYES)],
+        "posterior": with_prior.loc[tuple(DYNAMIC)],
+        "best_with_prior": with_prior.loc[(FOUR, BAYES)],
+        "best_without_prior": without.loc[(FOUR, BAYES)],
+        "left_out": left_out,
+        "left_out_ratio": left_out["mse"] / plain["mse"],
+    }
+
+
+def _of_learning(curve: pd.DataFrame) -> dict[str, object]:
+    """How long a sharp prior takes to be believed, by batch size."""
+    sharpest = curve["prior"].iloc[-1]
+    at = (curve["prior"] == sharpest) & (curve["allocation"] == FOUR) & (curve["estimator"] == EMPIRICAL_BAYES)
+    learnt = [
+        f"{line['to_bayes'].iloc[0]:.2f} to {line['to_bayes'].iloc[-1]:.2f} with {prompts}"
+        for prompts, line in curve[at].groupby("prompts", sort=False)
     ]
-    return "\n".join(f"- {sentence}" for sentence in sentences)
+    return {"sharpest": sharpest, "last_batch": curve.loc[at, "batch"].max() + 1, "learnt": ", ".join(learnt)}
+
+
+def _of_normaliser(gradients: pd.DataFrame) -> dict[str, object]:
+    """Relative noise with and without the normaliser of Eq. 10, by fusion; without a prior, of the group mean."""
+    here = gradients[(gradients["k"] == K_INIT) & gradients["prior"].isin([GOOD, UNUSED])]
+    noise = here.set_index("method")["relative_noise"].to_dict()
+    bare = {name.removesuffix(NOT_NORMALISED): value for name, value in noise.items() if name.endswith(NOT_NORMALISED)}
+    return {"noise": noise, "bare_noise": bare}
+
+
+def _histories(cells: pd.DataFrame) -> str:
+    """What a prediction and the prompt's history are worth, alone and together."""
+    table = cells[(cells["allocation"] == FOUR) & (cells["estimator"] == EMPIRICAL_BAYES)]
+    return "; ".join(
+        f"{distribution}: " + ", ".join(f"{row.mse:.3f} ({row.prior})" for row in here.itertuples())
+        for distribution, here in table.groupby("distribution", sort=False)
+    )
 
 
 def _panels(cells: pd.DataFrame) -> list[tuple[str, str]]:
@@ -197,11 +158,3 @@ def _panels(cells: pd.DataFrame) -> list[tuple[str, str]]:
         *((PUBLIC, f"AUC {auc:.2f}") for auc in AUCS[::2]),
     ]
     return [case for case in wanted if case in known]
-
-
-def _rounded(table: pd.DataFrame) -> pd.DataFrame:
-    return table.map(lambda x: x if isinstance(x, str) else f"{x:.3f}")
-
-
-def _indented(text: str) -> str:
-    return "\n".join("  " + line for line in text.splitlines())
