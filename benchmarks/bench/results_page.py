@@ -24,7 +24,7 @@ from value_model.files import write_text
 OVERALL = "mean of benchmarks"
 PACKAGES = ("verl-v05", "sglang", "torch", "transformers", "math-verify", "sympy")
 GRADING_FAILURES = ("timeout", "error")
-INTERVAL_NOTE = "The interval is a 95 % bootstrap (BCa) over problems; there is none where every problem scores alike."
+TEMPLATE = Path(__file__).parent / "result_page.md"
 
 
 def select(finished: Mapping[Key, Sample], asked: Sequence[Request]) -> pd.DataFrame:
@@ -121,11 +121,26 @@ def write_result(out: Path, result: Mapping[str, Any], table: pd.DataFrame) -> N
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The result as a page."""
-    samples, sampling, run = result["samples"], result["sampling"], result["run"]
-    where = result["machine"]
+    machine, sampling = result["machine"], result["sampling"]
     drawn = ", ".join(f"{name} {share}" for name, share in result["drawn"].items())
-    rows = result["benchmarks"].items()
-    main = pd.DataFrame(
+    tables = (_accuracy_table(result), _details_table(result))
+    main, details = (table.to_markdown(index=False, disable_numparse=True) for table in tables)
+    return TEMPLATE.read_text().format(
+        **result,
+        kind="SAMPLE, not a benchmark result: " if result["sample"] else "",
+        sample_note=f"Problems drawn with seed {sampling['seed']}: {drawn}.\n\n" if result["sample"] else "",
+        main=main,
+        details=details,
+        deterministic=", deterministic" if sampling["deterministic"] else "",
+        devices=", ".join(machine["gpus"]) or f"no GPU, {machine['cpus']} CPU cores",
+        versions=", ".join(f"{name} {number}" for name, number in machine["versions"].items()),
+        engine_arguments=", ".join(f"{key}={value}" for key, value in result["engine"].items()),
+    )
+
+
+def _accuracy_table(result: Mapping[str, Any]) -> pd.DataFrame:
+    samples = result["samples"]
+    return pd.DataFrame(
         {
             "benchmark": name,
             "problems": row["problems"],
@@ -133,9 +148,12 @@ def markdown(result: Mapping[str, Any]) -> str:
             "95 % interval": span(row["low"], row["high"]),
             **{f"pass@{k}": percent(row[f"pass@{k}"]) for k in powers_of_two(samples)},
         }
-        for name, row in rows
+        for name, row in result["benchmarks"].items()
     )
-    details = pd.DataFrame(
+
+
+def _details_table(result: Mapping[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(
         {
             "benchmark": name,
             "tokens a response": f"{row['tokens_mean']:.0f}",
@@ -147,32 +165,8 @@ def markdown(result: Mapping[str, Any]) -> str:
             "accuracy without them": percent(row["accuracy_clean"]),
             "accuracy on them": percent(row["accuracy_contaminated"]),
         }
-        for name, row in rows
+        for name, row in result["benchmarks"].items()
     )
-    kind = "SAMPLE, not a benchmark result: " if result["sample"] else ""
-    devices = ", ".join(where["gpus"]) or f"no GPU, {where['cpus']} CPU cores"
-    lines = [
-        f"# {kind}{result['model']}",
-        "",
-        *([f"Problems drawn with seed {sampling['seed']}: {drawn}.", ""] if result["sample"] else []),
-        main.to_markdown(index=False, disable_numparse=True),
-        "",
-        INTERVAL_NOTE,
-        "",
-        details.to_markdown(index=False, disable_numparse=True),
-        "",
-        f"- sampling: {samples} responses a problem, temperature {sampling['temperature']}, top-p "
-        f"{sampling['top_p']}, at most {sampling['max_tokens']} tokens, seed {sampling['seed']}"
-        + (", deterministic" if sampling["deterministic"] else ""),
-        f"- {run['tokens']} tokens in {run['generation_seconds']} s of generation, {run['tokens_per_second']} "
-        f"tokens/s, {run['sessions']} session(s); the last one took {run['wall_seconds']} s in all, "
-        f"{run['startup_seconds']} s of them starting the engine",
-        f"- machine: {devices}, {where['memory_gib']} GiB",
-        "- versions: " + ", ".join(f"{name} {number}" for name, number in where["versions"].items()),
-        f"- engine: {', '.join(f'{key}={value}' for key, value in result['engine'].items())}",
-        f"- model fingerprint: {result['fingerprint']['model']}",
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def percent(share: float | None) -> str:

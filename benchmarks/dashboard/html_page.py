@@ -23,7 +23,7 @@ from benchmarks.dashboard.method_tables import (
     headline_tables,
     summary,
 )
-from benchmarks.dashboard.methods import SHOWN, styles
+from benchmarks.dashboard.methods import LABELLED, SHOWN, styles
 from benchmarks.dashboard.runs import Comparison, Run
 from benchmarks.png import to_png
 from value_model.files import write_bytes
@@ -91,7 +91,8 @@ def make_dashboard(comparison: Comparison, title: str, notes: str, reference: st
 
 def headline(comparison: Comparison, reference: str | None) -> str:
     """Accuracy and cost as Markdown, and how to read them."""
-    return "\n\n".join([how_to_read(reference), *map(_section, headline_tables(comparison, reference))]) + "\n"
+    labels = list(comparison.by_method)
+    return "\n\n".join([how_to_read(reference, labels), *map(_section, headline_tables(comparison, reference))]) + "\n"
 
 
 def by_benchmark(comparison: Comparison, reference: str | None) -> str:
@@ -99,14 +100,17 @@ def by_benchmark(comparison: Comparison, reference: str | None) -> str:
     return "".join(f"\n{_section(table)}\n" for table in benchmark_tables(comparison, reference))
 
 
-def how_to_read(reference: str | None) -> str:
-    """What the numbers of the tables are."""
+def how_to_read(reference: str | None, labels: Sequence[str]) -> str:
+    """What the numbers of the tables are, and what is abbreviated in the methods' labels."""
     text = (
         "Mean ± sample standard deviation over seeds. After training is the last validation. Accuracy at a cost is "
         "interpolated between validations, at the smallest cost at which a run was last validated. Rollouts and tokens "
         "are those of training, whether trained on or discarded; seconds are those of training steps, without "
         "validation."
     )
+    for variant in LABELLED:
+        if any(variant.label in label.split() for label in labels):
+            text += f" {variant.label}: {variant.name}."
     if reference is None:
         return text
     paired = f"Differences to {reference} are paired by seed; brackets are {CONFIDENCE:.0%} t-intervals"

@@ -16,15 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.dashboard import panels
-from benchmarks.dashboard.methods import ROLLOUTS_A_PROMPT
+from benchmarks.dashboard.methods import METHOD_KEYS
 from benchmarks.dashboard.panels import Axis
 from benchmarks.dashboard.runs import ACCURACY
 
 NOT_READY = 2  # exit status
 STEP = "Step"  # wandb's own, which verl sets to the training step
 GRID_WIDTH, WIDTH, HEIGHT = 24, 8, 8  # of a row and of a panel, in wandb's units
-# Together these keys of a run's config are one method; the seed is not among them.
-METHOD_KEYS = ("algorithm.adv_estimator", "algorithm.v05.schedule", ROLLOUTS_A_PROMPT, "algorithm.filter_groups.enable")
 PROJECT = re.compile(r"^(?P<entity>[^/\s]+)/(?P<project>[^/\s]+)$")
 
 NO_ACCOUNT = """\

@@ -14,12 +14,14 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.dashboard.__main__ import main as draw_dashboard
+from benchmarks.dashboard.methods import EMPIRICAL_BAYES, LEAVE_ONE_OUT
 from benchmarks.dashboard.runs import ROLLOUTS, read_run
 from benchmarks.training.compare_methods import collect
 
-FIXED = ("v05_fixed_k4", "v05_fixed_k4_eb", "v05_fixed_k4_eb_loo")
+EB, EB_LOO = EMPIRICAL_BAYES.suffix, EMPIRICAL_BAYES.suffix + LEAVE_ONE_OUT.suffix
+FIXED = tuple(f"v05_fixed_k4{variant}" for variant in ("", EB, EB_LOO))
 OSLA = "v05"
-BUDGETED = ("v05_rounds_eb", "v05_rounds_eb_loo")
+BUDGETED = tuple(f"v05_rounds{variant}" for variant in (EB, EB_LOO))
 
 
 def budget_of(folder: Path) -> list[str]:
@@ -48,7 +50,7 @@ def main() -> None:
     methods = (OSLA, *BUDGETED) if args.dynamic else FIXED
     folders = collect(methods, args.out, args.seeds, args.steps, Console(), overrides)
     runs = [str(folder) for group in folders.values() for folder in group]
-    reference = "V0.5 OSLA (streaming)" if args.dynamic else "V0.5 fixed k=4"
+    reference = read_run(folders[methods[0]][0]).method
     page = args.out / ("dynamic" if args.dynamic else "fixed")
     raise SystemExit(draw_dashboard([*runs, "--out", str(page), "--reference", reference]))
 

@@ -16,12 +16,17 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.dashboard.method_tables import accuracy_at, common_budget
+from benchmarks.dashboard.methods import NO_PRIOR, VALUE_MODEL_PRIOR
 from benchmarks.dashboard.runs import ROLLOUTS, Run, read_run
 from benchmarks.png import panels, to_png
 from benchmarks.training.compare_methods import collect
 from value_model.files import write_bytes, write_text
 
-LABELS = {"v05_v0": "prior = v0 (value model)", "v05": "prior = history", "v05_none": "no prior"}
+LABELS = {
+    f"v05{VALUE_MODEL_PRIOR.suffix}": "prior = v0 (value model)",
+    "v05": "prior = history",
+    f"v05{NO_PRIOR.suffix}": NO_PRIOR.name,
+}
 COLOURS = dict(zip(LABELS.values(), ("#1b6ca8", "#e08e45", "#8c8c8c"), strict=True))
 FIRST_EPOCH = 8  # steps: 256 prompts, 32 a step
 PANELS = {
