@@ -6,7 +6,7 @@ import io
 
 import matplotlib
 
-matplotlib.use("Agg")
+matplotlib.use("Agg")  # before pyplot: machines without a display have no other backend
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image

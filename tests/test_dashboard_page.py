@@ -10,7 +10,7 @@ import pytest
 from benchmarks.dashboard import html_page as page
 from benchmarks.dashboard import wandb_report
 from benchmarks.dashboard.__main__ import main
-from benchmarks.dashboard.wandb_report import NO_ACCOUNT, NO_LIBRARY, report_sections, why_not
+from benchmarks.dashboard.wandb_report import NO_ACCOUNT, NO_LIBRARY, missing_requirement, report_sections
 from tests.test_dashboard_runs import Step, write_run
 
 SOURCES = ("aime24", "amc23")
@@ -135,10 +135,14 @@ def test_a_project_of_stock_runs_has_no_panels_of_costs_or_priors() -> None:
 
 
 def test_what_is_missing_for_a_report_is_said_with_the_next_step() -> None:
-    assert why_not(offline=False, logged_in=False, library=True) == NO_ACCOUNT and "wandb sync" in NO_ACCOUNT
-    assert why_not(offline=True, logged_in=True, library=True) == NO_ACCOUNT
-    assert why_not(offline=False, logged_in=True, library=False) == NO_LIBRARY and "pip install" in NO_LIBRARY
-    assert why_not(offline=False, logged_in=True, library=True) is None
+    assert (
+        missing_requirement(offline=False, logged_in=False, library=True) == NO_ACCOUNT and "wandb sync" in NO_ACCOUNT
+    )
+    assert missing_requirement(offline=True, logged_in=True, library=True) == NO_ACCOUNT
+    assert (
+        missing_requirement(offline=False, logged_in=True, library=False) == NO_LIBRARY and "pip install" in NO_LIBRARY
+    )
+    assert missing_requirement(offline=False, logged_in=True, library=True) is None
 
 
 def test_offline_the_report_ends_with_status_2(

@@ -25,10 +25,10 @@ from rich.panel import Panel
 from benchmarks.bench import BenchError
 from benchmarks.bench.checkpoint import find_model, fingerprint
 from benchmarks.bench.engine import Sampling, SglangEngine, check_lengths, engine_arguments, tokenize
-from benchmarks.bench.generation import finish
+from benchmarks.bench.generation import generate_and_grade
 from benchmarks.bench.problems import BENCHMARKS, digest, draw, read_benchmark
 from benchmarks.bench.queue import requests, stable_seed
-from benchmarks.bench.results_page import machine, markdown, measure, select, throughput, write_result
+from benchmarks.bench.results_page import machine, markdown, measure, requested_samples, throughput, write_result
 from benchmarks.bench.samples import SampleStore
 from benchmarks.bench.small_model import NAME, make_small_model
 
@@ -37,7 +37,7 @@ RUNS = Path("runs/bench")
 
 @dataclass(frozen=True)
 class Amount:
-    """How much is asked where the command line does not say; None problems is all of a benchmark."""
+    """Defaults of the command line; None problems is all of a benchmark."""
 
     problems: int | None
     samples: int
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def choose_amount(args: argparse.Namespace, default: Amount) -> Amount:
-    """What the command line says, filled up.
+    """The amounts of the command line, with defaults for those not given.
 
     Raises:
         BenchError: out of range.
@@ -89,7 +89,7 @@ def choose_amount(args: argparse.Namespace, default: Amount) -> Amount:
 
 
 def grader_fingerprint() -> str:
-    """Hash of what grades; samples graded by different graders do not belong together."""
+    """Hash of the grader's code and libraries; samples of different graders must not be mixed."""
     total = hashlib.sha256(f"{version('math-verify')} {version('sympy')}".encode())
     for path in sorted(Path(str(files("verl_v05.grading"))).rglob("*.py")):
         total.update(path.read_bytes())
@@ -97,7 +97,7 @@ def grader_fingerprint() -> str:
 
 
 def announce(model: str, amount: Amount, args: argparse.Namespace, console: Console) -> None:
-    """Say what a machine without a GPU measures instead."""
+    """Print what a machine without a GPU measures instead."""
     console.print(
         Panel(
             f"model        {model}\n"
@@ -150,8 +150,8 @@ def bench(args: argparse.Namespace, console: Console) -> None:
                 startup = time.perf_counter() - started
                 check_lengths(prompts, amount.max_tokens, engine.longest)
                 in_flight = args.in_flight or 2 * engine.capacity
-                finish(queue, finished, prompts, engine, store, in_flight, args.graders, console)
-        table = select(store.finished, asked)
+                generate_and_grade(queue, finished, prompts, engine, store, in_flight, args.graders, console)
+        table = requested_samples(store.finished, asked)
     result = {
         "model": name,
         "sample": any(len(drawn[b]) < len(whole[b]) for b in whole),

@@ -1,4 +1,4 @@
-"""Work a queue off: generate, grade, keep, and show how far it is."""
+"""Generate and grade the responses of a queue, store them, and show the progress."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.bench.engine import SglangEngine
 from benchmarks.bench.problems import Problem
-from benchmarks.bench.queue import Request, work_off
+from benchmarks.bench.queue import Request, process_requests
 from benchmarks.bench.samples import Sample, SampleStore
 from verl_v05.grading import GradingPool
 
@@ -29,7 +29,7 @@ def progress(console: Console) -> Progress:
     )
 
 
-def finish(
+def generate_and_grade(
     queue: Sequence[Request],
     finished: Sequence[Sample],
     prompts: Mapping[Problem, Sequence[int]],
@@ -39,7 +39,7 @@ def finish(
     graders: int,
     console: Console,
 ) -> None:
-    """Work the queue off into the store; ``finished`` are those of before."""
+    """Process the queue into the store; ``finished`` samples of earlier sessions count in the progress."""
     started, tokens, right = time.perf_counter(), 0, sum(s.correct for s in finished)
     with GradingPool(workers=graders) as pool, progress(console) as bars:
         total = len(finished) + len(queue)
@@ -54,4 +54,4 @@ def finish(
             rate = tokens / (time.perf_counter() - started)
             bars.update(bar, rate=rate, accuracy=right / bars.tasks[bar].completed)
 
-        engine.run(work_off(queue, prompts, engine, pool.submit, keep, in_flight, store.session))
+        engine.run(process_requests(queue, prompts, engine, pool.submit, keep, in_flight, store.session))

@@ -27,7 +27,7 @@ GRADING_FAILURES = ("timeout", "error")
 TEMPLATE = Path(__file__).parent / "result_page.md"
 
 
-def select(finished: Mapping[Key, Sample], asked: Sequence[Request]) -> pd.DataFrame:
+def requested_samples(finished: Mapping[Key, Sample], asked: Sequence[Request]) -> pd.DataFrame:
     """One row for each sample that was asked for, with its problem's ``contaminated``.
 
     Raises:

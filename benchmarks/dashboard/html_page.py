@@ -38,7 +38,7 @@ class NotesError(ValueError):
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnFigure:
     """A figure as it goes into the page."""
 
     name: str
@@ -50,12 +50,12 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """Everything a page shows; ``absent`` says of each figure left out what it would need."""
+    """Everything a page shows; ``absent`` names the data that each omitted figure needs."""
 
     title: str
     notes: str  # Markdown
     reference: str | None
-    figures: tuple[Drawn, ...]
+    figures: tuple[DrawnFigure, ...]
     absent: tuple[str, ...]
 
 
@@ -83,7 +83,7 @@ def make_dashboard(comparison: Comparison, title: str, notes: str, reference: st
         try:
             figure = plan.draw(comparison)
             width = round(figure.get_figwidth() * CSS_DPI)
-            figures.append(Drawn(plan.name, plan.title, plan.caption, to_png(figure, DPI), width))
+            figures.append(DrawnFigure(plan.name, plan.title, plan.caption, to_png(figure, DPI), width))
         except MissingDataError as error:
             absent.append(f"{plan.title}: {error}")
     return Dashboard(title, notes, reference, tuple(figures), tuple(absent))
@@ -179,7 +179,7 @@ def to_markdown(table: pd.DataFrame) -> str:
     return table.astype(str).to_markdown(index=False, disable_numparse=True)
 
 
-def _figure(figure: Drawn) -> str:
+def _figure(figure: DrawnFigure) -> str:
     image = base64.b64encode(figure.png).decode()
     return (
         f'<figure id="{figure.name}"><h3>{html.escape(figure.title)}</h3>'

@@ -99,8 +99,8 @@ def logged_metrics(path: str) -> set[str]:
     return {name for run in wandb.Api().runs(path) for name in run.summary.keys()}
 
 
-def why_not(offline: bool, logged_in: bool, library: bool) -> str | None:
-    """What keeps a report from being written, and what to do; None if nothing does."""
+def missing_requirement(offline: bool, logged_in: bool, library: bool) -> str | None:
+    """Message about what is missing to write a report; None if nothing is."""
     if offline or not logged_in:
         return NO_ACCOUNT
     return None if library else NO_LIBRARY
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{args.project!r} is not ENTITY/PROJECT, for example my-team/v05")
     offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
     library = importlib.util.find_spec("wandb_workspaces") is not None
-    if reason := why_not(offline, _logged_in(), library):
+    if reason := missing_requirement(offline, _logged_in(), library):
         print(reason, file=sys.stderr)
         return NOT_READY
     sections = report_sections(logged_metrics(args.project))
@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _logged_in() -> bool:
-    """Whether wandb finds a key, in WANDB_API_KEY or of an earlier login; asks nobody, and nothing on the network."""
+    """Whether wandb finds a key, in WANDB_API_KEY or of an earlier login; without a prompt or a network request."""
     import wandb
 
     return wandb.login(prompt=False, verify=False)

@@ -18,7 +18,7 @@ from rich.progress import track
 from benchmarks.estimators import advantage_gradients, catalogue, error_simulation, error_tables, priors, summary
 from benchmarks.estimators import allocations as rules
 from benchmarks.estimators.catalogue import Case
-from benchmarks.estimators.estimators_page import Found, write
+from benchmarks.estimators.estimators_page import Measurements, write
 from benchmarks.estimators.populations import GRID, measured_rates
 from benchmarks.value_model.v0_public import ROLLOUTS, load
 
@@ -37,7 +37,7 @@ GRADIENT_PROMPTS = 12
 
 @dataclass(frozen=True)
 class Size:
-    """How much is simulated."""
+    """Amount of simulation."""
 
     prompts: int = 512  # of a batch
     warm_up: int = 3  # batches of each sequence that are left out
@@ -53,8 +53,8 @@ class Size:
 
 def measure(
     rows: pd.DataFrame, predictions: pd.DataFrame, methods: dict[str, advantage_gradients.Method], size: Size, seed: int
-) -> Found:
-    """Everything on the page.
+) -> Measurements:
+    """All numbers of the page.
 
     Args:
         rows: trajectories of the public data.
@@ -66,7 +66,7 @@ def measure(
     real_means = _means(real, size, size.warm_up + size.real_batches, size.real_sequences, seed)
     marginal = measured_rates(catalogue.counts(rows), ROLLOUTS)
     sharpest = [case for case in graded if case.distribution == catalogue.PUBLIC][:1]
-    return Found(
+    return Measurements(
         graded=summary.cells(_means(graded, size, *wide, seed)),
         real=summary.cells(real_means),
         visited=summary.cells(_means(list(catalogue.visited(rows)), size, *wide, seed)),
@@ -138,7 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     rows = load(args.public, ["context"])
     predictions = priors.predictions(args.public, args.prior_model, args.encoder, args.predictions)
-    from benchmarks.estimators.verl_advantages import VERL_METHODS  # slow: after what may fail
+    from benchmarks.estimators.verl_advantages import (
+        VERL_METHODS,  # imports verl, for many seconds: after all that may fail
+    )
 
     found = measure(rows, predictions, {**advantage_gradients.METHODS, **VERL_METHODS}, Size(), args.seed)
     write(args.out, found)

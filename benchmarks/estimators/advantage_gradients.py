@@ -1,4 +1,4 @@
-"""What each estimator's whole advantage, normaliser included, does to a policy gradient that is known exactly."""
+"""Moments of the policy gradient with each estimator's whole advantage, normaliser included, on an exact policy."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ GOOD, USELESS, UNUSED = "good", "useless", "not used"
 FIT_BATCHES, FIT_PROMPTS = 8, 512
 
 
-class Known(NamedTuple):
-    """What an advantage may look at besides rewards, for each of G groups."""
+class Knowledge(NamedTuple):
+    """Inputs of an advantage besides rewards, for each of G groups."""
 
     prior: np.ndarray  # V of Eq. 9
     belief: Belief  # of the empirical-Bayes fusion
@@ -52,13 +52,13 @@ class Known(NamedTuple):
     true_mean: np.ndarray
     rate: float  # success rate of the policy over all prompts
 
-    def of(self, prompts: np.ndarray) -> Known:
+    def of(self, prompts: np.ndarray) -> Knowledge:
         """The same for groups of these prompts."""
         belief = Belief(self.belief.prior[prompts], self.belief.strength[prompts])
-        return Known(self.prior[prompts], belief, self.greedy[prompts], self.true_mean[prompts], self.rate)
+        return Knowledge(self.prior[prompts], belief, self.greedy[prompts], self.true_mean[prompts], self.rate)
 
 
-Advantage = Callable[[np.ndarray, np.ndarray, Known], np.ndarray]  # rewards (R,), group (R,), known -> (R,)
+Advantage = Callable[[np.ndarray, np.ndarray, Knowledge], np.ndarray]  # rewards (R,), group (R,), known -> (R,)
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class Method:
     uses_prior: bool = False
 
 
-def _fused(name: str, fusion: FusionMethod, belief: Callable[[Known], Belief | np.ndarray]) -> dict[str, Method]:
+def _fused(name: str, fusion: FusionMethod, belief: Callable[[Knowledge], Belief | np.ndarray]) -> dict[str, Method]:
     """The project's own advantage with a fusion, plain and leave-one-out, with and without its normaliser."""
 
     def method(baseline: str, normalised: bool) -> Method:
-        def advantage(rewards: np.ndarray, group: np.ndarray, known: Known) -> np.ndarray:
+        def advantage(rewards: np.ndarray, group: np.ndarray, known: Knowledge) -> np.ndarray:
             found = advantages(rewards, group, belief(known), fusion=fusion, baseline=baseline)
             return found.advantage if normalised else rewards - found.rollout_baseline
 
@@ -127,9 +127,9 @@ def run(
             known = _known(policy, predicted, k, seed)
             for name, method in methods.items():
                 if method.uses_prior or prior == GOOD:  # without a prior once is enough
-                    told = prior if method.uses_prior else UNUSED
+                    prior_name = prior if method.uses_prior else UNUSED
                     found = _measure(policy, method, known, k, draws, seed)
-                    rows.append({"prior": told, "k": k, "method": name, **_figures(found)})
+                    rows.append({"prior": prior_name, "k": k, "method": name, **_figures(found)})
     return pd.DataFrame(rows)
 
 
@@ -140,7 +140,7 @@ def _predictions(policy: SoftmaxPolicy, seed: int) -> dict[str, np.ndarray]:
     return {GOOD: expit(logit(rate) + noise), USELESS: np.full_like(rate, rate.mean())}
 
 
-def _known(policy: SoftmaxPolicy, predicted: np.ndarray, k: int, seed: int) -> Known:
+def _known(policy: SoftmaxPolicy, predicted: np.ndarray, k: int, seed: int) -> Knowledge:
     """The calibration is fitted to steps of ``k`` rollouts of this policy."""
     rng, nothing, sizes = np.random.default_rng([seed, 1]), np.zeros(FIT_PROMPTS), np.full(FIT_PROMPTS, k)
     calibration = Calibration.start()
@@ -151,16 +151,18 @@ def _known(policy: SoftmaxPolicy, predicted: np.ndarray, k: int, seed: int) -> K
     none = np.zeros(len(predicted))
     greedy = policy.rewards[np.arange(len(predicted)), policy.probabilities.argmax(axis=1)]
     belief = calibration.belief(Evidence(predicted, none, none))
-    return Known(value_of_probability(predicted), belief, greedy, policy.true_mean, float(policy.success_rate.mean()))
+    return Knowledge(
+        value_of_probability(predicted), belief, greedy, policy.true_mean, float(policy.success_rate.mean())
+    )
 
 
-def _measure(policy: SoftmaxPolicy, method: Method, known: Known, k: int, draws: int, seed: int) -> Moments:
+def _measure(policy: SoftmaxPolicy, method: Method, known: Knowledge, k: int, draws: int, seed: int) -> Moments:
     if method.batch_wide:
         return _sampled(policy, method, known, k, draws, seed)
     return _exact(policy, method, known, k)
 
 
-def _exact(policy: SoftmaxPolicy, method: Method, known: Known, k: int) -> Moments:
+def _exact(policy: SoftmaxPolicy, method: Method, known: Knowledge, k: int) -> Moments:
     parts = []
     for prompt in range(len(policy.success_rate)):
         groups = enumerate_groups(policy, prompt, k)
@@ -169,13 +171,13 @@ def _exact(policy: SoftmaxPolicy, method: Method, known: Known, k: int) -> Momen
     return average_moments(parts)
 
 
-def _sampled(policy: SoftmaxPolicy, method: Method, known: Known, k: int, draws: int, seed: int) -> Moments:
+def _sampled(policy: SoftmaxPolicy, method: Method, known: Knowledge, k: int, draws: int, seed: int) -> Moments:
     responses, rewards = sample_batch(policy, k, draws, np.random.default_rng([seed, k]))  # the same for every method
     found = np.stack([_of_groups(method.advantage, known, batch, None) for batch in rewards])
     return moments(batch_estimates(policy, responses, found), policy.gradient)
 
 
-def _of_groups(advantage: Advantage, known: Known, rewards: np.ndarray, responses: np.ndarray | None) -> np.ndarray:
+def _of_groups(advantage: Advantage, known: Knowledge, rewards: np.ndarray, responses: np.ndarray | None) -> np.ndarray:
     """Advantages of (groups, k) rewards, one batch."""
     groups, k = rewards.shape
     return advantage(rewards.ravel(), np.repeat(np.arange(groups), k), known).reshape(groups, k)

@@ -1,4 +1,4 @@
-"""Who gets how many rollouts, whole batches at once: the product's own schedules, and the best that is possible."""
+"""Allocations of rollouts to whole batches: the product's own schedules, and the best possible ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SCHEDULED = {
 
 
 @dataclass(frozen=True)
-class Draw:
+class DrawnBatch:
     """A batch, the outcomes its prompts would have, and the moments that the outcomes seen so far imply.
 
     Attributes:
@@ -52,11 +52,11 @@ class Draw:
     posterior: Posterior
 
 
-def draw(rng: np.random.Generator, batch: Batch) -> Draw:
+def draw(rng: np.random.Generator, batch: Batch) -> DrawnBatch:
     """Outcomes of ``K_MAX`` rollouts of every prompt; which of them happen is the allocation's choice."""
     success = rng.random((len(batch.p), K_MAX)) < batch.p[:, None]
     counts = np.pad(success.cumsum(axis=1), ((0, 0), (1, 0)))
-    return Draw(batch, counts, Posterior(batch.density, K_MAX))
+    return DrawnBatch(batch, counts, Posterior(batch.density, K_MAX))
 
 
 class CalibratedElsewhere(EmpiricalBayesFusion):
@@ -71,7 +71,7 @@ def by_schedule(counts: np.ndarray, belief: Belief, settings: V05Settings) -> np
     """Rollouts of each prompt under the product's schedule, (n,).
 
     Args:
-        counts: of :class:`Draw`.
+        counts: of :class:`DrawnBatch`.
         belief: from before the rollouts, (n,); of Eq. 9's prior the strengths are not looked at.
         settings: of fusion, allocation and schedule.
     """
@@ -108,7 +108,7 @@ def best_within(counts: np.ndarray, posterior: Posterior, budget: int) -> np.nda
 
     Between two costs 1 % apart whose rollouts are below and above it, the first prompts get the lower cost's.
     """
-    low, high = np.log(1e-7), np.log(4.0)  # at 4, the most a variance can be, nobody goes on
+    low, high = np.log(1e-7), np.log(4.0)  # no variance exceeds 1, so at 4 no prompt goes on
     while high - low > 0.01:
         middle = (low + high) / 2
         within = best(counts, posterior, float(np.exp(middle))).sum() <= budget
@@ -117,7 +117,9 @@ def best_within(counts: np.ndarray, posterior: Posterior, budget: int) -> np.nda
     return np.where((more - k).cumsum() <= budget - k.sum(), more, k)
 
 
-def allocate_all(found: Draw, belief: Callable[[str], Belief], wanted: frozenset[str]) -> Mapping[str, np.ndarray]:
+def allocate_all(
+    found: DrawnBatch, belief: Callable[[str], Belief], wanted: frozenset[str]
+) -> Mapping[str, np.ndarray]:
     """Rollouts of each prompt under each allocation, (n,) each.
 
     Args:

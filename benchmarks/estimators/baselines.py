@@ -1,4 +1,4 @@
-"""Every baseline under test, as one function from a batch's rollouts to what each rollout is measured against."""
+"""Every baseline under test, as a function from a batch's rollouts to the baseline of each rollout."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BETA_FUSION = EmpiricalBayesFusion()  # for its formula; the calibration it hold
 
 
 @dataclass(frozen=True)
-class Seen:
+class ScoredBatch:
     """A batch after its rollouts. n = prompts, R = rollouts.
 
     Attributes:
@@ -58,10 +58,10 @@ class Seen:
         return reward_of_success(self.successes / self.k)
 
 
-Baseline = Callable[[Seen], np.ndarray]  # (R,)
+Baseline = Callable[[ScoredBatch], np.ndarray]  # (R,)
 
 
-def _missing(seen: Seen) -> np.ndarray:
+def _missing(seen: ScoredBatch) -> np.ndarray:
     return np.full(len(seen.k), np.nan)
 
 

@@ -1,4 +1,4 @@
-"""The page's figures."""
+"""Figures of the estimators' page."""
 
 from __future__ import annotations
 

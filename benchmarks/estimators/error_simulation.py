@@ -1,4 +1,4 @@
-"""The bench itself: batches in a row from one population, every allocation, every baseline."""
+"""Simulated sequences of batches from one population, under every allocation, with every baseline."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
-from benchmarks.estimators.allocations import OSLA, Draw, allocate_all, draw
-from benchmarks.estimators.baselines import BASELINES, NEEDS_TWO, Seen
+from benchmarks.estimators.allocations import OSLA, DrawnBatch, allocate_all, draw
+from benchmarks.estimators.baselines import BASELINES, NEEDS_TWO, ScoredBatch
 from benchmarks.estimators.populations import Population
 from value_model.conversions import value_of_probability
 from verl_v05.calibration import Calibration, Evidence
@@ -51,27 +51,27 @@ def run(
     return pd.DataFrame(rows)
 
 
-def _step(found: Draw, calibrations: dict[str, Calibration]) -> list[dict[str, float | str]]:
+def _step(found: DrawnBatch, calibrations: dict[str, Calibration]) -> list[dict[str, float | str]]:
     """One batch under every allocation, whose calibration is then replaced by the next one."""
     evidence = Evidence(found.batch.probability, found.batch.successes, found.batch.failures)
     wanted = frozenset({*calibrations, OSLA})
     chosen = allocate_all(found, lambda rule: calibrations[rule].belief(evidence), wanted)
     rows = []
     for allocation, calibration in calibrations.items():
-        seen = see(found, chosen[allocation], calibration.belief(evidence))
+        seen = after_rollouts(found, chosen[allocation], calibration.belief(evidence))
         rows += [{"allocation": allocation, **cell} for cell in _errors(found, seen)]
         calibrations[allocation] = calibration.fit(evidence, seen.successes.astype(float), seen.k)
     return rows
 
 
-def see(found: Draw, k: np.ndarray, belief: Belief) -> Seen:
+def after_rollouts(found: DrawnBatch, k: np.ndarray, belief: Belief) -> ScoredBatch:
     """The batch after ``k`` rollouts of each prompt."""
     successes = found.counts[np.arange(len(k)), k]
     mean = found.posterior.mean[np.arange(len(k)), k, successes]
-    return Seen(successes, k, value_of_probability(found.batch.prior), belief, mean)
+    return ScoredBatch(successes, k, value_of_probability(found.batch.prior), belief, mean)
 
 
-def _errors(found: Draw, seen: Seen) -> list[dict[str, float | str]]:
+def _errors(found: DrawnBatch, seen: ScoredBatch) -> list[dict[str, float | str]]:
     prompts, group = np.arange(len(seen.k)), seen.group
     variance = found.posterior.variance[prompts, seen.k, seen.successes].mean()
     weight = 1 / (seen.k[group] * len(seen.k))  # every prompt counts the same
@@ -85,7 +85,7 @@ def _errors(found: Draw, seen: Seen) -> list[dict[str, float | str]]:
     return cells
 
 
-def _spread(found: Draw) -> float:
+def _spread(found: DrawnBatch) -> float:
     """E 4p(1 - p) given what was known before the rollouts."""
     mean, variance = found.posterior.mean[:, 0, 0], found.posterior.variance[:, 0, 0]
     return float((1 - mean**2 - variance).mean())

@@ -1,4 +1,4 @@
-"""The page's tables, from cells to Markdown."""
+"""Tables of the estimators' page, from cells to Markdown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.estimators.summary import Interval, Method, ratio
 from value_model.evaluate import VALUE_MODEL
 
 FOUR = "k = 4"
-# Who would use what: every baseline at k = 4, then each method's own allocations.
+# Combinations in use: every baseline at k = 4, then each method with its own allocations.
 USUAL = [
     *(Method(FOUR, name) for name in baselines.BASELINES),
     *(Method(f"k = {k}", GROUP_MEAN) for k in (8, 16)),

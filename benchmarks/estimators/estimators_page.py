@@ -1,4 +1,4 @@
-"""One page from everything that was measured: ``README.md``, figures, and the numbers as CSV."""
+"""The page of everything that was measured: ``README.md``, figures, and the numbers as CSV."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ KEPT = [*CELL, "rollouts", "mse", "mse_low", "mse_high", "bias", "bayes"]  # in 
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the page is made of.
+class Measurements:
+    """All measured numbers.
 
     Attributes:
         graded, real, visited: cells of :func:`benchmarks.estimators.summary.cells`, by kind of population.
@@ -52,7 +52,7 @@ class Found:
         return pd.concat([self.graded, self.real, self.visited], ignore_index=True)
 
 
-def write(out: Path, found: Found) -> None:
+def write(out: Path, found: Measurements) -> None:
     """Write the page into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     learning = found.learning[found.learning["estimator"].isin([EMPIRICAL_BAYES, SHRINKAGE])]
@@ -64,7 +64,7 @@ def write(out: Path, found: Found) -> None:
     write_text(out / "README.md", page(found))
 
 
-def page(found: Found) -> str:
+def page(found: Measurements) -> str:
     """The page's text; every number in it is one of ``found``'s."""
     tables = {name: error_tables.markdown(table) for name, table in _tables(found).items()}
     tables["quality"] = indent(tables["quality"], "  ")  # it belongs to an item of a list
@@ -88,7 +88,7 @@ def page(found: Found) -> str:
     )
 
 
-def _tables(found: Found) -> dict[str, pd.DataFrame]:
+def _tables(found: Measurements) -> dict[str, pd.DataFrame]:
     learnt = [batch for batch in BATCHES_SHOWN if batch in set(found.learning["batch"])]
     return {
         "targets": error_tables.targets(found.real_means),

@@ -1,4 +1,4 @@
-"""What is compared: settings of ``algorithm.v05`` by name, and what each is set against."""
+"""The schedules that are compared: settings of ``algorithm.v05`` by name, and the reference."""
 
 from __future__ import annotations
 

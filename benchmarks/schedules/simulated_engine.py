@@ -19,7 +19,7 @@ class Speed:
     """Seconds of an engine's work, and how many requests it runs at a time.
 
     A decode step of n running requests takes ``base + each * n``. Each admitted request adds ``prefill``, during which
-    nobody decodes and which makes its first token.
+    no request decodes and which makes its first token.
     """
 
     base: float
@@ -41,11 +41,11 @@ class Engine:
     """Requests run to their known length, first come, first served.
 
     A request is admitted at the end of the decode step during which it came or a slot became free. ``clock`` is the
-    time of the last such end that was worked out; the requests are ordered by the step they finish at, so a
-    step costs nothing here until somebody comes or goes.
+    time of the last such end that was computed. Requests are ordered by the step they finish at, so the simulation only
+    computes when a request arrives or finishes.
 
     Args:
-        admitted: where each request's time of admission is put down; engines may share it.
+        admitted: receives each request's time of admission; engines may share it.
     """
 
     def __init__(self, speed: Speed, admitted: dict[int, float]):
@@ -57,7 +57,7 @@ class Engine:
         self._waiting: deque[tuple[int, int]] = deque()  # (request, tokens)
 
     def submit(self, now: float, request: int, tokens: int) -> None:
-        """Take a request of ``tokens`` >= 1, at a time that neither falls nor is after the next finish."""
+        """Add a request of ``tokens`` >= 1; ``now`` never decreases and is not after the next finish."""
         if not self._running:
             self.clock = max(self.clock, now)
         elif now > self.clock:
@@ -75,7 +75,7 @@ class Engine:
         return self.clock + (self._running[0][0] - self._step) * self.speed.step(len(self._running))
 
     def finish(self) -> list[int]:
-        """Go to the next finish; returns the requests that finish there."""
+        """Advance to the next finish; returns the requests that finish then."""
         self.clock = self.next_finish()
         self._step = self._running[0][0]
         finished = []

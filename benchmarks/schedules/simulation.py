@@ -63,7 +63,7 @@ def play(workload: Workload, counts: np.ndarray, settled: Settled, fleet: Fleet,
     started = [0] * len(counts)
     unfinished = [0] * len(counts)
     latest = [range(0)] * len(counts)
-    graded: deque[tuple[float, int]] = deque()  # (time, prompt), in order since grading takes everybody as long
+    graded: deque[tuple[float, int]] = deque()  # (time, prompt), in order as grading takes equally long for all
     tokens = workload.tokens.tolist()
 
     def dispatch(now: float, prompt: int, extra: int) -> None:

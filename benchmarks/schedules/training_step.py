@@ -46,16 +46,16 @@ class Step:
         self.lengths, self.rates, self.setting = lengths, rates, setting
         self.sample = self.draw(PAST_PROMPTS, PAST_SEED)
         tokens = self.sample.tokens
-        # A response is met in proportion to its length, and on average half of it is there.
+        # A response is in the batch in proportion to its length, and half complete on average.
         self.context = setting.prompt_tokens + float((tokens**2).mean() / tokens.mean() / 2)
         base, each = fit_step(self.context)
         slots = min(setting.max_running, max(1, int(setting.cache_tokens / self.context)))
         tp = setting.tp
-        # Twice the GPUs halve the work of a request, and hold twice the requests.
+        # Ideal tensor parallelism: twice the GPUs halve the time of a request and hold twice as many.
         self.speed = Speed(base / tp, each / tp, setting.prefill / tp, slots * tp)
 
     def draw(self, prompts: int, seed: int) -> Workload:
-        """So many prompts."""
+        """A workload of that many prompts."""
         return draw_workload(prompts, ROLLOUTS, self.rates, self.lengths, self.setting.prior_noise, seed)
 
     def compare(self, prompts: int, gpus: int, names: Sequence[str], seed: int) -> tuple[pd.DataFrame, dict[str, Run]]:

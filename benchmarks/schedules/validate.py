@@ -70,7 +70,7 @@ async def play(
 
 
 def measure_speed(engine: SglangEngine, slots: int, rng: np.random.Generator) -> np.ndarray:
-    """(base, each, prefill, way) in seconds; ``way`` is to the engine and back, whatever it does.
+    """(base, each, prefill, way) in seconds; ``way`` is to the engine and back, the same for every request.
 
     By least squares of relative errors, none below 0, over batches of several sizes and lengths.
     """

@@ -1,4 +1,4 @@
-"""One step's prompts: what every rollout would be, and what the prior says, before any schedule decides."""
+"""Prompts of one step: outcome and length of every possible rollout, and the prior's prediction."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.schedules.lengths import Lengths
 from benchmarks.value_model.v0_public import ROLLOUTS, load
+from value_model.trajectories import success
 
 # Fitted by `fit_rates` to the 3,072 scores of the V0 authors' public data, part "context".
 PUBLIC_RATES = (0.463, 0.366)
@@ -59,8 +60,7 @@ def public_rates(folder: Path | None) -> Rates:
     """
     if folder is None:
         return Rates(*PUBLIC_RATES)
-    score = load(folder, ["context"])["score"].to_numpy()
-    successes = np.rint((score + 1) / 2 * ROLLOUTS).astype(int)
+    successes = np.rint(success(load(folder, ["context"])).to_numpy() * ROLLOUTS).astype(int)
     return Rates(*fit_rates(successes), successes)
 
 

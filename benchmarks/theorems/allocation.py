@@ -259,7 +259,7 @@ def draw_regret() -> Figure:
     for rate, prior in CASES:
         found = [regret(rate, prior, cost) for cost in FAR_COSTS]
         label = f"p = {rate}, V = {prior}"
-        # Where c is so large that nobody goes on, the regret is 0 to rounding.
+        # Where c is so large that no prompt goes on, the regret is 0 up to rounding.
         scaled = [r.paper / c if r.paper > 1e-9 else np.nan for r, c in zip(found, FAR_COSTS, strict=True)]
         left.plot(FAR_COSTS, scaled, marker=".", label=label)
         right.plot(FAR_COSTS, [r.true for r in found], marker=".", label=label)

@@ -9,7 +9,7 @@ TOLERANCE = 1e-9  # to which an equality or a bound is to hold; what is enumerat
 
 
 class Verdict(StrEnum):
-    """What enumeration says of a statement."""
+    """Whether a statement is true of the enumerated numbers."""
 
     HOLDS = "holds"
     WITH_CONDITION = "holds with a condition"
