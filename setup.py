@@ -8,20 +8,19 @@ HERE = Path(__file__).parent
 
 setup(
     name="verl-v05",
-    version="0.1.0",
+    version="0.2.0",
     description="V0.5 for verl: a generalist value model as a prior for sparse RL rollouts",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["verl_v05*", "recipes*", "value_model*"]),
+    # recipes and benchmarks are not installed: top-level names this common collide with other projects' packages.
+    packages=find_packages(include=["verl_v05*", "value_model*"]),
     package_data={
         "verl_v05.config": ["**/*.yaml"],
         "verl_v05.dry_run": ["*.yaml"],
         "value_model": ["pretrained/**/*"],
-        "recipes": ["paper/*", "launch/*"],
-        "recipes.demo": ["*.sh"],
-        "recipes.value_model": ["*.sh", "*.yaml"],
     },
     install_requires=[
         "verl==0.9.1",
@@ -56,8 +55,11 @@ setup(
         ],
         # prior.provider=http, and the endpoint it asks
         "http": ["fastapi>=0.165", "httpx", "prometheus-client", "pydantic", "uvicorn"],
+        "wandb": ["wandb"],
+        # of a checkout: recipes/demo, recipes/data and the tests
         "demo": ["matplotlib", "tabulate"],
         "data": ["huggingface_hub", "tabulate"],
+        "test": ["mypy", "pytest", "ruff"],
     },
     entry_points={"verl.plugins": ["v05 = verl_v05.plugin"]},
 )

@@ -489,10 +489,10 @@ def test_a_beta_prior_is_believed_from_the_second_step_on() -> None:
         allocator = bayes(always(0.5))
         first = await step(allocator, 1, mixed([f"a{i}" for i in range(32)]))
         assert set(first.column("k")) == {4}  # no belief yet, so nobody asks
-        assert not np.isnan(first.column("prior")).any() and (first.column("strength") > 0).all()
+        assert not np.isnan(first.column("fitted_prior")).any() and (first.column("fitted_strength") > 0).all()
         second = await step(allocator, 2, mixed([f"b{i}" for i in range(32)]))
         # Prompts are all right or all wrong: a prior of one half is worth little, and four equal rollouts settle it.
-        assert (second.column("strength") < 1).all() and second.belief_metrics["log_strength"] < 0
+        assert (second.column("fitted_strength") < 1).all() and second.fusion_metrics["log_strength"] < 0
 
     run(scenario())
 
@@ -506,10 +506,11 @@ def test_the_belief_before_the_rollouts_knows_earlier_steps_only() -> None:
             await allocator.open_batch(2, ["x"], queries(["x"]))
             group = allocator._group_of["x"]
             await allocator._batch_of["x"].prior
-            ends.append((group.prior, group.strength))
+            before = (group.prior, group.strength)
             await finish(allocator, "x", [right] * 32)
             await allocator.close_step(2)
-            ends.append((group.prior, group.strength))
+            assert before == (group.prior, group.strength)  # what allocation went by stays on record
+            ends += [before, (group.fitted_prior, group.fitted_strength)]
         assert ends[0] == ends[2] and ends[1] != ends[3]
 
     run(scenario())
@@ -522,7 +523,8 @@ def test_a_prompts_own_history_stands_in_for_a_provider_that_does_not_answer() -
             record = await step(allocator, number, mixed([f"u{i}" for i in range(16)]))
         assert [np.sign(g.prior) == np.sign(g.mean_reward) for g in record.groups] == [True] * 16
         assert np.abs(record.column("prior")).min() > 0.5
-        assert record.groups[0].history[1] > 10 > record.groups[0].history[0] == 0
+        successes, failures = allocator.method.fusion.history.of(["id u0"])[0]
+        assert failures > 10 > successes == 0
 
     run(scenario())
 
@@ -538,7 +540,7 @@ def test_a_resumed_calibration_takes_the_same_decisions() -> None:
         await resumed.load_state_dict(json.loads(json.dumps(await allocator.state_dict())))
         for number in (4, 5):
             records = [await step(a, number, steps[number]) for a in (allocator, resumed)]
-            for name in ("spent", "prior", "strength"):
+            for name in ("spent", "prior", "strength", "fitted_prior", "fitted_strength"):
                 assert (records[0].column(name) == records[1].column(name)).all()
 
     run(scenario())
@@ -556,7 +558,7 @@ def test_a_state_of_another_fusion_is_refused_or_left_out() -> None:
         await scripted(always(0.5), allow_missing_state=True).load_state_dict(state)
         afresh = bayes(always(0.5), allow_missing_state=True)
         await afresh.load_state_dict({**state, "fusion": "shrinkage", "belief": {}})
-        assert afresh.belief.calibration.steps == 0
+        assert afresh.method.fusion.calibration.steps == 0
 
     run(scenario())
 
@@ -567,6 +569,6 @@ def test_a_step_in_which_everything_failed_teaches_the_calibration_nothing() -> 
         await allocator.open_batch(1, ["a"], queries(["a"]))
         assert await allocator.settle("a", {}, failed=4) == 0
         record = await allocator.close_step(1)
-        assert allocator.belief.calibration.steps == 0 and record.belief_metrics["failed_fits"] == 0
+        assert allocator.method.fusion.calibration.steps == 0 and record.fusion_metrics["failed_fits"] == 0
 
     run(scenario())

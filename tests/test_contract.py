@@ -11,6 +11,7 @@ from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.v1 import get_trainer_cls
 
 from verl_v05.compat import contract
+from verl_v05.compat import verl_0_9_1 as pins
 from verl_v05.compat.contract import ContractError, check_contract, check_cpu_engine, check_version
 from verl_v05.compat.fingerprint import check_same, fingerprint
 
@@ -28,33 +29,33 @@ def test_entry_point_is_installed_and_registers_trainer_and_estimator() -> None:
 
 def test_unsupported_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "version", lambda _: "0.10.0")
-    with pytest.raises(ContractError, match=r"supports verl ==0\.9\.1, found 0\.10\.0"):
+    with pytest.raises(ContractError, match=r"supports verl 0\.9\.1, found 0\.10\.0"):
         check_version()
 
 
-@pytest.mark.parametrize("path", contract.SIGNATURES)
+@pytest.mark.parametrize("path", pins.SIGNATURES)
 def test_changed_signature_is_refused_by_name(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(contract.SIGNATURES, path, "(self, something_new)")
+    monkeypatch.setitem(pins.SIGNATURES, path, "(self, something_new)")
     with pytest.raises(ContractError, match=path.split(":")[1].split(".")[-1]):
         check_contract.__wrapped__()
 
 
-@pytest.mark.parametrize("path", contract.SOURCES)
+@pytest.mark.parametrize("path", pins.SOURCES)
 def test_changed_body_is_refused_by_name(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(contract.SOURCES, path, "0" * 16)
+    monkeypatch.setitem(pins.SOURCES, path, "0" * 16)
     with pytest.raises(ContractError, match=path.split(":")[1].split(".")[-1]):
         check_contract.__wrapped__()
 
 
-@pytest.mark.parametrize("path", contract.CPU_ENGINE_SIGNATURES)
+@pytest.mark.parametrize("path", pins.CPU_ENGINE_SIGNATURES)
 def test_changed_engine_is_refused_by_name(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(contract.CPU_ENGINE_SIGNATURES, path, "(self, something_new)")
+    monkeypatch.setitem(pins.CPU_ENGINE_SIGNATURES, path, "(self, something_new)")
     with pytest.raises(ContractError, match=path.split(".")[-1]):
         check_cpu_engine()
 
 
 def test_missing_method_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(contract.SIGNATURES, "verl.trainer.ppo.v1.trainer_base:PPOTrainer.gone", "(self)")
+    monkeypatch.setitem(pins.SIGNATURES, "verl.trainer.ppo.v1.trainer_base:PPOTrainer.gone", "(self)")
     with pytest.raises(ContractError, match="gone: expected .*, found absent"):
         check_contract.__wrapped__()
 
@@ -85,4 +86,4 @@ def test_a_trainer_that_cannot_load_on_another_verl_names_the_version(tmp_path: 
     found = subprocess.run(
         [sys.executable, "-c", "import verl.trainer.ppo.v1"], env=env, capture_output=True, text=True
     )
-    assert "verl-v05 supports verl ==0.9.1, found 0.10.0" in found.stderr
+    assert "verl-v05 supports verl 0.9.1, found 0.10.0" in found.stderr

@@ -9,7 +9,9 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from verl_v05 import advantages, baseline_mse, fuse, fuse_beta, leave_one_out, posterior_variance
+from verl_v05 import Belief, advantages, baseline_mse, fuse, fuse_beta, leave_one_out, posterior_variance
+from verl_v05.fusion import FusionMethod, ShrinkageFusion
+from verl_v05.fusion.empirical_bayes import EmpiricalBayesFusion
 
 NAN = float("nan")
 CASES = [
@@ -84,6 +86,11 @@ def test_values_out_of_range_are_refused(changes: dict, message: str) -> None:
         fuse_beta(**{"mean_reward": 0.0, "k": 4, "prior": 0.0, "strength": 2.0, **changes})
 
 
+def belief(prior: np.ndarray, strength: np.ndarray, beta: bool) -> tuple[Belief | np.ndarray, FusionMethod]:
+    """(belief, fusion) of the empirical-Bayes fusion or of Eq. 9."""
+    return (Belief(prior, strength), EmpiricalBayesFusion()) if beta else (prior, ShrinkageFusion())
+
+
 def batch(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(rewards, group, prior, strength) of groups of 1 to 6 rollouts in mixed order."""
     rng = np.random.default_rng(seed)
@@ -97,7 +104,7 @@ def test_leave_one_out_equals_the_fusion_of_the_others(beta: bool) -> None:
     for seed in range(3):
         rewards, group, prior, strength = batch(seed)
         prior = prior if beta else np.where(np.arange(30) % 5 == 0, NAN, prior)
-        found = leave_one_out(rewards, group, prior, strength if beta else None)
+        found = leave_one_out(rewards, group, *belief(prior, strength, beta))
         for i, g in enumerate(group):
             others = rewards[(group == g) & (np.arange(len(group)) != i)]
             if len(others) == 0:
@@ -113,11 +120,11 @@ def test_leave_one_out_equals_the_fusion_of_the_others(beta: bool) -> None:
 @pytest.mark.parametrize("baseline", ["plain", "leave_one_out"])
 def test_advantages_measure_each_rollout_against_the_chosen_baseline(beta: bool, baseline: str) -> None:
     rewards, group, prior, strength = batch(5)
-    strength = strength if beta else None
-    found = advantages(rewards, group, prior, strength=strength, baseline=baseline, group_weighting="per_rollout")
+    believed, fusion = belief(prior, strength, beta)
+    found = advantages(rewards, group, believed, fusion=fusion, baseline=baseline, group_weighting="per_rollout")
     mean, k = found.mean_reward, found.k
     fused = fuse_beta(mean, k, prior, strength) if beta else fuse(mean, k, prior)
-    reference = fused.baseline[group] if baseline == "plain" else leave_one_out(rewards, group, prior, strength)
+    reference = fused.baseline[group] if baseline == "plain" else leave_one_out(rewards, group, believed, fusion)
     assert (found.rollout_baseline == reference).all() and (found.baseline == fused.baseline).all()
     sigma = np.maximum(np.sqrt(1 - reference**2), 0.1)
     assert found.advantage == pytest.approx((rewards - reference) / sigma, abs=1e-12)
@@ -127,13 +134,13 @@ def test_advantages_measure_each_rollout_against_the_chosen_baseline(beta: bool,
 @pytest.mark.parametrize("beta", [False, True])
 def test_leave_one_out_makes_the_expected_product_with_the_reward_that_of_no_baseline(k: int, beta: bool) -> None:
     """E[b_-i (r_i - mu)] = 0 by enumerating all rewards of a group: the gradient's direction is unbiased."""
-    p, prior, strength = 0.3, np.array([0.5]), np.array([3.0]) if beta else None
+    p, (believed, fusion) = 0.3, belief(np.array([0.5]), np.array([3.0]), beta)
     covariance = {"plain": 0.0, "leave_one_out": 0.0}
     for outcome in range(2**k):
         success = np.array([outcome >> i & 1 for i in range(k)], dtype=float)
         probability = np.prod(np.where(success == 1, p, 1 - p))
         found = {
-            name: advantages(2 * success - 1, np.zeros(k, dtype=int), prior, strength=strength, baseline=name)
+            name: advantages(2 * success - 1, np.zeros(k, dtype=int), believed, fusion=fusion, baseline=name)
             for name in covariance
         }
         for name, result in found.items():
@@ -145,8 +152,9 @@ def test_leave_one_out_makes_the_expected_product_with_the_reward_that_of_no_bas
 def test_numpy_and_torch_agree() -> None:
     rewards, group, prior, strength = batch(1)
     tensors = [torch.as_tensor(x) for x in (rewards, group, prior, strength)]
-    by_torch = advantages(*tensors[:3], strength=tensors[3], baseline="leave_one_out")
-    by_numpy = advantages(rewards, group, prior, strength=strength, baseline="leave_one_out")
+    fusion = EmpiricalBayesFusion()
+    by_torch = advantages(*tensors[:2], Belief(*tensors[2:]), fusion=fusion, baseline="leave_one_out")
+    by_numpy = advantages(rewards, group, Belief(prior, strength), fusion=fusion, baseline="leave_one_out")
     assert by_torch.advantage.numpy() == pytest.approx(by_numpy.advantage, abs=1e-14)
 
 
@@ -155,12 +163,18 @@ def test_estimated_error_of_the_beta_fusion_is_unbiased() -> None:
     k, p, prior, strength = 4, 0.7, np.array([-0.2]), np.array([2.5])
     estimate = sum(
         binom.pmf(s, k, p)
-        * baseline_mse(np.repeat([1.0, -1.0], [s, k - s]), np.zeros(k, dtype=int), prior, strength)[0]
+        * baseline_mse(np.repeat([1.0, -1.0], [s, k - s]), np.zeros(k, dtype=int), *belief(prior, strength, True))[0]
         for s in range(k + 1)
     )
     s = np.arange(k)
     fused = fuse_beta(2 * s / (k - 1) - 1, k - 1, prior, strength).baseline
     assert estimate == pytest.approx((binom.pmf(s, k - 1, p) * (fused - (2 * p - 1)) ** 2).sum(), abs=1e-12)
+
+
+def test_strengths_without_their_fusion_are_refused() -> None:
+    rewards, group, prior, strength = batch(1)
+    with pytest.raises(ValueError, match="strengths were given, but ShrinkageFusion has none"):
+        advantages(rewards, group, Belief(prior, strength))
 
 
 def test_unknown_baselines_are_refused() -> None:

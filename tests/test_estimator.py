@@ -8,6 +8,7 @@ from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from verl_v05 import advantages
 from verl_v05.estimators.v05 import StepInputs, compute_v05_outcome_advantage, step_inputs
+from verl_v05.fusion import ShrinkageFusion
 from verl_v05.prior import Query
 from verl_v05.rollout.group import Group
 from verl_v05.rollout.record import StepRecord
@@ -21,7 +22,9 @@ def step(sizes: list[int], priors: list[float], seed: int = 0) -> tuple[list[str
     groups = []
     for i, (k, prior) in enumerate(zip(sizes, priors, strict=True)):
         rewards = {s: float(r) for s, r in enumerate(rng.choice([-1.0, 1.0], k))}
-        groups.append(Group(f"u{i}", Query(f"p{i}", "text", "src"), spent=k, prior=prior, rewards=rewards))
+        groups.append(
+            Group(f"u{i}", Query(f"p{i}", "text", "src"), spent=k, prior=prior, fitted_prior=prior, rewards=rewards)
+        )
     keys = [f"{g.uid}_{s}_0" for g in groups for s in g.rewards]
     return keys, StepRecord(1, groups)
 
@@ -38,7 +41,7 @@ def test_every_response_token_gets_the_pure_advantage_of_its_rollout() -> None:
     keys = [keys[i] for i in order]
     rows = match_rows(keys, [False] * len(keys), record)
     rewards, mask, index = batch(keys)
-    with step_inputs(StepInputs(rows, 0.0, V05Settings())):
+    with step_inputs(StepInputs(rows, 0.0, V05Settings(), ShrinkageFusion())):
         token_advantages, returns = compute_v05_outcome_advantage(rewards, mask, index)
 
     uids = sorted(set(index))
@@ -57,7 +60,7 @@ def test_verls_dispatch_reaches_the_estimator_by_name() -> None:
     data = DataProto.from_dict(
         tensors={"token_level_rewards": rewards, "response_mask": mask}, non_tensors={"uid": index}
     )
-    with step_inputs(StepInputs(rows, 0.0, V05Settings())) as inputs:
+    with step_inputs(StepInputs(rows, 0.0, V05Settings(), ShrinkageFusion())) as inputs:
         data = compute_advantage_for_multi_trajectories(data, keys, "v05", config={})
     assert inputs.result is not None
     assert data.batch["advantages"].abs().sum() > 0
@@ -68,7 +71,7 @@ def test_padding_rows_get_zero() -> None:
     keys += ["pad0_0_0", "pad0_1_0"]
     rows = match_rows(keys, [False] * 4 + [True] * 2, record)
     rewards, mask, index = batch(keys)
-    with step_inputs(StepInputs(rows, 0.0, V05Settings())):
+    with step_inputs(StepInputs(rows, 0.0, V05Settings(), ShrinkageFusion())):
         token_advantages, _ = compute_v05_outcome_advantage(rewards, mask, index)
     assert (token_advantages[4:] == 0).all()
     assert (token_advantages[:4, 0] != 0).all()
@@ -84,7 +87,7 @@ def test_rows_of_another_batch_are_refused() -> None:
     keys, record = step([4, 4], [0.9, 0.9])
     rows = match_rows(keys, [False] * 8, record)
     rewards, mask, index = batch(keys)
-    with step_inputs(StepInputs(rows, 0.0, V05Settings())):
+    with step_inputs(StepInputs(rows, 0.0, V05Settings(), ShrinkageFusion())):
         with pytest.raises(RuntimeError, match="other rows"):
             compute_v05_outcome_advantage(rewards, mask, index[::-1])
         with pytest.raises(RuntimeError, match="other rows"):

@@ -403,7 +403,9 @@ def test_a_token_does_not_travel_in_clear_to_another_machine(monkeypatch: pytest
 @pytest.mark.parametrize("token", ["line\nbreak", "schlüssel"])
 def test_a_token_that_cannot_travel_is_refused_and_not_shown(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_V05_PRIOR_TOKEN", token)
-    with pytest.raises(ValueError, match="kwargs.token_env='VERL_V05_PRIOR_TOKEN' must be") as caught:
+    with pytest.raises(
+        ValueError, match="kwargs.token_env='VERL_V05_PRIOR_TOKEN' is not allowed: it must be"
+    ) as caught:
         HttpPrior("http://127.0.0.1")
     assert token not in str(caught.value)
     with pytest.raises(ValueError, match="token is not allowed") as caught:
@@ -575,7 +577,7 @@ def test_failures_of_a_later_batch_fail_the_whole_question() -> None:
 def test_impossible_settings_of_the_prior_are_refused_by_name(key: str, value: Any) -> None:
     with pytest.raises(ValueError) as caught:
         HttpPrior(**{"url": "http://127.0.0.1", key: value})
-    assert str(caught.value).startswith(f"algorithm.v05.prior.kwargs.{key}={value!r} must be ")
+    assert str(caught.value).startswith(f"algorithm.v05.prior.kwargs.{key}={value!r} is not allowed: it must be ")
 
 
 @pytest.mark.parametrize(

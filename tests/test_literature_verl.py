@@ -17,9 +17,10 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from verl_v05.estimators import bnpo, ha_dw, james_stein, mc_grpo, qae
-from verl_v05.estimators.register import FILE, HA_DW_RUN, check_parameters, load_parameters
+from verl_v05.estimators.register import check_parameters, estimator_of, load_parameters, using
 from verl_v05.plugin import FOLLOWERS
 from verl_v05.trainer.base import SyncTrainer
+from verl_v05.trainer.checkpoint import FILE
 
 NAMES = ("mc_grpo", "qae", "bnpo", "james_stein", "ha_dw")
 PURE = {
@@ -31,9 +32,10 @@ PURE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_anchor() -> None:
-    HA_DW_RUN.restore(None)
+def compute(name: str, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """verl's call of the estimator, under a trainer that carries state."""
+    with using(estimator_of(name)):
+        return get_adv_estimator_fn(name)(*args)
 
 
 def verl_batch(seed: int = 0, padding: int = 3) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
@@ -58,7 +60,7 @@ def config(*overrides: str) -> DictConfig:
 
 
 def test_verls_estimators_bring_ours_with_them() -> None:
-    assert FOLLOWERS["verl.trainer.ppo.core_algos"] == "verl_v05.estimators.register"
+    assert FOLLOWERS["verl.trainer.ppo.core_algos"] == ("verl_v05.estimators.register",)
     for name in NAMES:
         assert get_adv_estimator_fn(name).__name__ == f"compute_{name}_outcome_advantage"
 
@@ -66,7 +68,7 @@ def test_verls_estimators_bring_ours_with_them() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_token_of_the_mask_gets_the_pure_advantage_and_padding_counts_for_nothing(name: str) -> None:
     rewards, mask, uids = verl_batch()
-    advantages, returns = get_adv_estimator_fn(name)(rewards, mask, uids)
+    advantages, returns = compute(name, rewards, mask, uids)
 
     real = slice(0, len(uids) - 3)
     outcome, group = rewards[real].sum(dim=1).double().numpy(), pd.Categorical(uids[real]).codes
@@ -92,7 +94,8 @@ def test_verls_dispatch_reaches_the_estimator_with_the_parameters_of_the_command
     rewards, mask, uids = verl_batch(1, padding=0)
     data = DataProto.from_dict({"token_level_rewards": rewards, "response_mask": mask}, non_tensors={"uid": uids})
     keys = [f"{uid}_{i}_0" for i, uid in enumerate(uids)]
-    data = compute_advantage_for_multi_trajectories(data, keys, algorithm.adv_estimator, config=algorithm)
+    with using(estimator_of(name)):
+        data = compute_advantage_for_multi_trajectories(data, keys, algorithm.adv_estimator, config=algorithm)
 
     outcome, group = rewards.sum(dim=1).double().numpy(), pd.Categorical(uids).codes
     expected = PURE[name](outcome, group, **changes).advantage
@@ -129,15 +132,23 @@ def test_values_and_rewards_out_of_range_are_refused_by_the_name_of_the_group() 
 
 
 def test_ha_dw_remembers_the_batches_of_its_run() -> None:
-    estimator = get_adv_estimator_fn("ha_dw")
-    anchor = ha_dw.Anchor()
+    run, anchor = estimator_of("ha_dw"), ha_dw.Anchor()
     for seed in range(3):
         rewards, mask, uids = verl_batch(seed, padding=0)
-        token_level, _ = estimator(rewards, mask, uids)
+        with using(run):
+            token_level, _ = get_adv_estimator_fn("ha_dw")(rewards, mask, uids)
         outcome, group = rewards.sum(dim=1).double().numpy(), pd.Categorical(uids).codes
         anchor, expected = ha_dw.step(anchor, outcome, group)
         np.testing.assert_allclose(token_level[:, 0].numpy(), expected.advantage, rtol=1e-5, atol=1e-6)
-    assert HA_DW_RUN.anchor == anchor and len(anchor.recent) == 3
+    assert run.anchor == anchor and len(anchor.recent) == 3
+
+
+def test_an_estimator_with_state_is_refused_where_nothing_carries_it() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"ha_dw keeps state from step .*: set trainer.v1.trainer_mode=sync_recorded"
+    ):
+        get_adv_estimator_fn("ha_dw")(*verl_batch())
+    get_adv_estimator_fn("qae")(*verl_batch())
 
 
 def trainer(folder: Path, adv_estimator: str, step: int, monkeypatch: pytest.MonkeyPatch) -> SyncTrainer:
@@ -152,44 +163,62 @@ def trainer(folder: Path, adv_estimator: str, step: int, monkeypatch: pytest.Mon
             "trainer": {"default_local_dir": str(folder), "resume_mode": "auto"},
         }
     )
+    made.fit(SimpleNamespace())
     return made
 
 
-def test_checkpoints_carry_the_anchor_and_new_runs_start_without(
+def test_checkpoints_carry_totals_and_anchor_and_new_runs_start_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    nobody: Any = SimpleNamespace()
     run = trainer(tmp_path, "ha_dw", 0, monkeypatch)
-    run.fit(nobody)
-    HA_DW_RUN.anchor = saved = ha_dw.Anchor(0.25, (0.2, 0.3))
+    run._estimator.anchor = saved = ha_dw.Anchor(0.25, (0.2, 0.3))
+    run._cost = run._cost.spend(7, 21.0)
     run.global_steps = 2
     run._save_checkpoint()
-    HA_DW_RUN.anchor = ha_dw.Anchor(0.9, (0.9,))
-    trainer(tmp_path, "ha_dw", 2, monkeypatch).fit(nobody)
-    assert HA_DW_RUN.anchor == saved and "starts anew" not in caplog.text
+    assert [path.name for path in (tmp_path / "global_step_2").iterdir()] == [FILE]
+    resumed = trainer(tmp_path, "ha_dw", 2, monkeypatch)
+    assert resumed._estimator.anchor == saved and resumed._cost.rollouts == 7 and not caplog.text
 
-    trainer(tmp_path, "ha_dw", 0, monkeypatch).fit(nobody)
-    assert HA_DW_RUN.anchor == ha_dw.Anchor()
+    assert trainer(tmp_path, "ha_dw", 0, monkeypatch)._estimator.anchor == ha_dw.Anchor()
 
-    trainer(tmp_path, "ha_dw", 3, monkeypatch).fit(nobody)
-    assert HA_DW_RUN.anchor == ha_dw.Anchor() and "starts anew at the resumed step" in caplog.text
-
-
-def test_other_estimators_write_no_anchor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = trainer(tmp_path, "grpo", 0, monkeypatch)
-    run.fit(SimpleNamespace())
-    run._save_checkpoint()
-    assert not list(tmp_path.rglob(FILE))
+    assert trainer(tmp_path, "ha_dw", 3, monkeypatch)._estimator.anchor == ha_dw.Anchor()
+    assert "ha_dw: it starts anew at the resumed step" in caplog.text
+    assert "v05/total/* count from the resumed step" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "[1]", '{"belief": 2, "recent": []}', '{"belief": 0.5, "recent": ["a"]}'])
-def test_a_damaged_anchor_is_refused_with_the_way_out(tmp_path: Path, text: str) -> None:
-    (tmp_path / FILE).write_text(text)
-    with pytest.raises(ValueError, match="damaged .* delete it"):
-        HA_DW_RUN.restore(tmp_path)
+def test_other_estimators_write_no_state_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("grpo", "qae"):
+        run = trainer(tmp_path, name, 0, monkeypatch)
+        run.global_steps = 1
+        run._save_checkpoint()
+        assert "estimator" not in json.loads((tmp_path / "global_step_1" / FILE).read_text())
 
 
-def test_the_file_is_json_that_people_can_read(tmp_path: Path) -> None:
-    HA_DW_RUN.anchor = ha_dw.Anchor(0.25, (0.2, 0.3))
-    HA_DW_RUN.save(tmp_path)
-    assert json.loads((tmp_path / FILE).read_text()) == {"belief": 0.25, "recent": [0.2, 0.3]}
+@pytest.mark.parametrize("state", [{"belief": 2, "recent": []}, {"belief": 0.5, "recent": ["a"]}, {"gpu": 1}])
+def test_a_damaged_anchor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: dict) -> None:
+    content = {"format": 3, "cost": {}, "estimator": {"name": "ha_dw", "state": state}}
+    (tmp_path / "global_step_1").mkdir()
+    (tmp_path / "global_step_1" / FILE).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"state of ha_dw in the checkpoint's v05_state.json is damaged"):
+        trainer(tmp_path, "ha_dw", 1, monkeypatch)
+
+
+def test_damaged_totals_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "global_step_1").mkdir()
+    (tmp_path / "global_step_1" / FILE).write_text('{"format": 3, "cost": {"rollouts": 1, "gpu": 2}}')
+    with pytest.raises(ValueError, match="totals in the checkpoint's v05_state.json are damaged"):
+        trainer(tmp_path, "grpo", 1, monkeypatch)
+
+
+def test_resuming_a_v05_checkpoint_with_another_algorithm_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "global_step_1").mkdir()
+    (tmp_path / "global_step_1" / FILE).write_text('{"format": 3, "cost": {}, "allocator": {}}')
+    trainer(tmp_path, "grpo", 1, monkeypatch)
+    assert "prior, fusion and support buffer are left out" in caplog.text
+
+
+def test_a_path_that_is_no_estimator_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"algorithm\.adv_estimator='no\.such\.thing' cannot be imported"):
+        check_parameters(config("algorithm.adv_estimator=no.such.thing").algorithm)

@@ -1,4 +1,4 @@
-"""The step's metrics: always the same keys, and the values of a case worked out by hand."""
+"""The step's metrics: which keys there are, and the values of a case worked out by hand."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 import pytest
 
 from verl_v05 import advantages
+from verl_v05.estimators.v05 import StepInputs
+from verl_v05.method import Method
 from verl_v05.prior import Query
 from verl_v05.rollout.group import Group
 from verl_v05.rollout.record import StepRecord
@@ -20,19 +22,19 @@ NAN = float("nan")
 def group(uid: str, rewards: list[float], prior: float, **counts: int) -> Group:
     """A group whose failed sessions come after the scored ones."""
     spent = len(rewards) + counts.get("failed", 0)
-    return Group(
-        uid, Query(uid, "", "s"), spent, prior, dict(enumerate(rewards)), probability=(prior + 1) / 2, **counts
-    )
+    beliefs = {"prior": prior, "fitted_prior": prior, "probability": (prior + 1) / 2}
+    return Group(uid, Query(uid, "", "s"), spent, rewards=dict(enumerate(rewards)), **beliefs, **counts)
 
 
 def metrics_of(record: StepRecord, settings: V05Settings | None = None, tokens: int = 0) -> dict[str, float]:
     settings = settings or V05Settings()
     keys = [f"{g.uid}_{session}_0" for g in record.groups for session in g.rewards]
     rows = match_rows(keys, [False] * len(keys), record)
-    result = advantages(
-        rows.rewards, rows.session_group, rows.prior, strength=rows.strength, sigma_floor=settings.sigma_floor
+    inputs = StepInputs(rows, 0.0, settings, Method.from_settings(settings).fusion)
+    inputs.result = advantages(
+        rows.rewards, rows.session_group, inputs.belief, fusion=inputs.fusion, sigma_floor=settings.sigma_floor
     )
-    return step_metrics(record, rows, result, settings, tokens)
+    return step_metrics(record, inputs, tokens)
 
 
 def hand_made() -> StepRecord:
@@ -71,7 +73,6 @@ def test_values_of_a_case_worked_out_by_hand() -> None:
         "prior/rejected": 1 / 5,
         "prior/missing": 1 / 5,
         "prior/unanswered": 1 / 5,
-        "fusion/strength": 0,
         "prior/mean": (0.6 - 1 + 1) / 3,
         "prior/gap": (0.1 + 2 + 0) / 3,
         "prior/latency_s": 1.5,
@@ -101,7 +102,15 @@ def test_counts_of_prompts_by_k_add_up() -> None:
     assert "v05/k/prompts_with_17" not in found
 
 
-def test_keys_are_the_same_for_every_kind_of_step() -> None:
+SOMETIMES = {
+    "v05/baseline_mse/fused",
+    "v05/baseline_mse/group_mean",
+    "v05/prior/mean",
+    "v05/prior/gap",
+}
+
+
+def test_keys_are_the_same_for_every_kind_of_step_but_where_a_value_does_not_exist() -> None:
     steps = {
         "mixed": hand_made(),
         "no prior at all": StepRecord(1, [group("a", [1, -1, 1, 1], NAN), group("b", [1, 1, 1, 1], NAN)]),
@@ -112,7 +121,7 @@ def test_keys_are_the_same_for_every_kind_of_step() -> None:
     }
     found = {name: metrics_of(record) for name, record in steps.items()}
     for name, values in found.items():
-        assert set(values) == set(found["mixed"]), name
+        assert set(values) | SOMETIMES == set(found["mixed"]), name
         assert all(type(v) is float and math.isfinite(v) for v in values.values()), name
 
 
@@ -123,9 +132,13 @@ def test_shares_of_accepted_rejected_missing_and_dead_prompts_add_up() -> None:
     assert shares + dead_with_a_prior == pytest.approx(1)
 
 
-def test_missing_priors_report_zero_and_not_nan() -> None:
+def test_what_does_not_apply_has_no_key() -> None:
     found = metrics_of(StepRecord(1, [group("a", [1, -1, 1, 1], NAN)]))
-    assert (found["v05/prior/missing"], found["v05/prior/mean"], found["v05/prior/gap"]) == (1, 0, 0)
+    assert found["v05/prior/missing"] == 1
+    assert not {"v05/prior/mean", "v05/prior/gap", "v05/fusion/strength"} & set(found)
+    assert not [name for name in found if name.startswith("v05/calibration/")]
+    single = metrics_of(StepRecord(4, [group(u, [1], 0.5) for u in "abc"]))
+    assert not [name for name in single if name.startswith("v05/baseline_mse/")]
     assert found["v05/fusion/weight"] == 1 and found["v05/prior/accepted"] == found["v05/prior/rejected"] == 0
 
 
@@ -139,9 +152,9 @@ def test_sigma_at_its_floor_is_counted_for_any_floor(floor: float) -> None:
 def test_the_beta_fusion_reports_its_strength_and_its_own_error() -> None:
     groups = [group("a", [1, -1], NAN), group("b", [1, 1, -1, -1], 0.5)]
     for g, prior, strength in zip(groups, (0.5, 0.5), (1.0, 3.0), strict=True):
-        g.prior, g.strength = prior, strength
+        g.fitted_prior, g.fitted_strength = prior, strength
     found = metrics_of(
-        StepRecord(1, groups, belief_metrics={"log_strength": 0.7}), V05Settings(fusion="empirical_bayes")
+        StepRecord(1, groups, fusion_metrics={"log_strength": 0.7}), V05Settings(fusion="empirical_bayes")
     )
     assert found["v05/fusion/strength"] == 2 and found["v05/calibration/log_strength"] == 0.7
     assert (found["v05/prior/missing"], found["v05/prior/unanswered"]) == (0, 0.5)
@@ -150,3 +163,15 @@ def test_the_beta_fusion_reports_its_strength_and_its_own_error() -> None:
     left = {1: (-1 + 1.5) / 6, -1: (1 + 1.5) / 6}
     b = [(r - left[r]) ** 2 - 4 / 3 for r in (1, 1, -1, -1)]
     assert found["v05/baseline_mse/fused"] == pytest.approx(sum(a + b) / 6, abs=1e-12)
+
+
+def test_with_leave_one_out_baselines_the_belief_is_the_one_from_before_the_step() -> None:
+    member = group("a", [1, -1], 0.0)
+    member.prior, member.strength, member.fitted_prior, member.fitted_strength = 0.5, 2.0, -0.5, 8.0
+    strengths = [
+        metrics_of(StepRecord(1, [member]), V05Settings(fusion="empirical_bayes", baseline=baseline))[
+            "v05/fusion/strength"
+        ]
+        for baseline in ("plain", "leave_one_out")
+    ]
+    assert strengths == [8.0, 2.0]

@@ -8,6 +8,7 @@ import warnings
 from importlib import import_module
 
 import pytest
+import verl.trainer.ppo.v1  # noqa: F401  first, as in a run: it brings our trainers with it
 
 from verl_v05.compat.moved import MOVED, install
 

@@ -117,7 +117,7 @@ def test_history_state_keeps_how_much_was_seen() -> None:
 @pytest.mark.parametrize("kwargs", [{"forgetting": 1.1}, {"forgetting": -0.1}, {"strength": 0.0}, {"strength": -1}])
 def test_history_refuses_impossible_parameters(kwargs: dict) -> None:
     ((name, value),) = kwargs.items()
-    with pytest.raises(ValueError, match=f"{name}={value} must be"):
+    with pytest.raises(ValueError, match=f"{name}={value} is not allowed: it must be"):
         HistoryPrior(**kwargs)
 
 
@@ -224,14 +224,30 @@ def test_providers_are_found_by_name_and_by_class_path() -> None:
 @pytest.mark.parametrize(
     ("provider", "kwargs", "message"),
     [
-        ("histori", {}, "prior.provider='histori' must be one of history, none, v0, http, or the path of"),
-        ("no.such.module.Prior", {}, "prior.provider='no.such.module.Prior' must be .*No module named 'no'"),
-        ("verl_v05.prior.NoSuchPrior", {}, "prior.provider='verl_v05.prior.NoSuchPrior' must be .*NoSuchPrior"),
-        ("verl_v05.prior.Query", {}, "'verl_v05.prior.Query' is not a Prior subclass; it must be one of history"),
-        ("verl_v05.prior.make_prior", {}, "is not a Prior subclass"),
+        (
+            "histori",
+            {},
+            "'histori' is not allowed: it must be one of history, none, v0, http, or the path of",
+        ),
+        (
+            "no.such.module.Prior",
+            {},
+            "'no.such.module.Prior' is not allowed: .*No module named 'no'",
+        ),
+        (
+            "verl_v05.prior.NoSuchPrior",
+            {},
+            "'verl_v05.prior.NoSuchPrior' is not allowed: .*NoSuchPrior",
+        ),
+        (
+            "verl_v05.prior.Query",
+            {},
+            "Query' is not a verl_v05.prior.Prior subclass; it must be one of history",
+        ),
+        ("verl_v05.prior.make_prior", {}, "is not a verl_v05.prior.Prior subclass"),
         ("verl_v05.prior.Prior", {}, "abstract"),
         ("history", {"forgeting": 0.5}, r"prior.kwargs=\{'forgeting': 0.5\} for HistoryPrior: .*forgeting"),
-        ("history", {"forgetting": 2}, "forgetting=2 must be in"),
+        ("history", {"forgetting": 2}, "forgetting=2 is not allowed: it must be in"),
         ("none", {"strength": 1}, "for NoPrior"),
     ],
 )
@@ -248,5 +264,5 @@ def test_history_survives_an_empty_step() -> None:
 
 
 def test_history_needs_at_least_one_rollout() -> None:
-    with pytest.raises(ValueError, match="min_rollouts=0 must be at least 1"):
+    with pytest.raises(ValueError, match="min_rollouts=0 is not allowed: it must be at least 1"):
         HistoryPrior(min_rollouts=0)

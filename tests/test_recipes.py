@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from omegaconf import DictConfig
 from verl_v05.dry_run.__main__ import VALID, main
 from verl_v05.dry_run.compose import compose_launch
 
-PAPER = Path(__file__).parents[1] / "recipes" / "paper"
+ROOT = Path(__file__).parents[1]
+PAPER = ROOT / "recipes" / "paper"
 ROLLOUTS = {"cluster": 8192, "node": 2048, "cpu": 128}
 METHODS = {  # script, variables, group size
     "v05 rounds": ("v05", {}, 4),
@@ -25,12 +27,17 @@ METHODS = {  # script, variables, group size
     "dapo": ("dapo", {}, 16),
     "ppo": ("ppo", {}, 4),
 }
-# In the place of python: says with which arguments it was started.
-ECHO = '#!/usr/bin/env bash\nprintf "%s\\n" "$@" > "$ARGUMENTS"\n'
+# In the place of python: writes with which arguments it was started, and the first of its import paths.
+ECHO = """#!/usr/bin/env bash
+printf "%s\\n" "$@" > "$ARGUMENTS"
+if [[ $2 == recipes.demo.make ]]; then echo "${PYTHONPATH%%:*}" > "$ARGUMENTS.path"; fi
+"""
+# Capitals that the scripts read and that are no setting of a run: bash's own, and one that belongs to the machine.
+NOT_SETTINGS = {"BASH_SOURCE", "PYTHONPATH", "OMP_NUM_THREADS"}
 
 
 class Recipes:
-    """Runs the scripts with a python that only says what it was asked for."""
+    """Runs the scripts with a python that only writes down its arguments."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -38,13 +45,14 @@ class Recipes:
         python.write_text(ECHO)
         python.chmod(0o755)
 
-    def command(self, script: str, *overrides: str, **variables: str) -> list[str]:
-        """What python was asked for."""
-        said = self._folder / "arguments"
+    def command(self, script: str, *overrides: str, cwd: Path = ROOT, **variables: str) -> list[str]:
+        """Arguments of the last python that the script started."""
+        arguments = self._folder / "arguments"
         path = f"{self._folder}{os.pathsep}{os.environ['PATH']}"
-        settings = {"OUT": str(self._folder / "run"), "TRAIN": str(self._folder), "ARGUMENTS": str(said), "PATH": path}
-        subprocess.run([PAPER / f"{script}.sh", *overrides], env={**os.environ, **settings, **variables}, check=True)
-        return said.read_text().splitlines()
+        settings = {"OUT": str(self._folder / "run"), "TRAIN": str(self._folder), "ARGUMENTS": str(arguments)}
+        env = {**os.environ, **settings, "PATH": path, **variables}
+        subprocess.run([PAPER / f"{script}.sh", *overrides], env=env, cwd=cwd, check=True)
+        return arguments.read_text().splitlines()
 
     def dry_run(self, script: str, *overrides: str, **variables: str) -> list[str]:
         """Arguments of the dry run."""
@@ -88,6 +96,32 @@ def test_the_dry_run_checks_what_is_launched(recipes: Recipes) -> None:
     launched = recipes.command("grpo", "trainer.test_freq=5", SETTING="node", SEED="3")
     start = launched.index("verl.trainer.main_ppo") + 1
     assert launched[start:] == recipes.dry_run("grpo", "trainer.test_freq=5", SETTING="node", SEED="3")
+
+
+@pytest.mark.parametrize("setting", ["cluster", "node"])
+def test_on_gpus_verl_is_started_directly(setting: str, recipes: Recipes, tmp_path: Path) -> None:
+    assert recipes.command("grpo", cwd=tmp_path, SETTING=setting)[:3] == ["-u", "-m", "verl.trainer.main_ppo"]
+
+
+def test_on_a_cpu_verl_is_started_with_the_start_up_server_from_any_directory(recipes: Recipes, tmp_path: Path) -> None:
+    server, *command = recipes.command("grpo", cwd=tmp_path, SETTING="cpu")
+    assert Path(server).is_file() and Path(server).name == "warm_python.py"
+    assert command[:6] == ["run", "--", "python", "-u", "-m", "verl.trainer.main_ppo"]
+
+
+def test_the_demos_task_is_made_from_any_directory(recipes: Recipes, tmp_path: Path) -> None:
+    recipes.command("grpo", cwd=tmp_path, SETTING="cpu", TRAIN=str(tmp_path / "absent"))
+    assert Path((tmp_path / "arguments.path").read_text().strip()).resolve() == ROOT
+
+
+def test_every_variable_that_a_recipe_reads_is_on_the_list_of_settings() -> None:
+    show = 'source settings.sh; echo "${recipe_settings[@]}"; echo "${library_settings[@]}"'
+    done = subprocess.run(["bash", "-c", show], cwd=PAPER, capture_output=True, text=True, check=True)
+    recipe, library = (line.split() for line in done.stdout.splitlines())
+    scripts = [path.read_text() for path in PAPER.glob("*.sh") if path.name != "settings.sh"]
+    read = {name for text in scripts for name in re.findall(r"\$\{?([A-Z][A-Z0-9_]*)", text)} - NOT_SETTINGS
+    assert {"FUSION", "BASELINE", "V0_MODEL"} < read
+    assert read - {*library} == {*recipe} and len(recipe) == len({*recipe})
 
 
 def test_overrides_come_last_and_win(recipes: Recipes) -> None:
@@ -161,6 +195,6 @@ def test_an_impossible_setting_is_named(script: str, variables: dict[str, str], 
 
 def test_the_dry_run_prints_the_plan(recipes: Recipes, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(recipes.dry_run("ppo")) == VALID
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for what in ("critic", "sglang", "4 x 8 = 32 GPUs", "KV cache", "fits"):
-        assert what in said
+        assert what in printed

@@ -28,7 +28,7 @@ from verl_v05.rollout.manager import V05AgentLoopManager
 from verl_v05.rollout.record import StepRecord
 from verl_v05.rollout.rows import match_rows
 from verl_v05.settings import load_settings
-from verl_v05.trainer.base import batch_outcomes
+from verl_v05.trainer.recorded import batch_outcomes
 
 ROOT = Path(__file__).parent.parent
 

@@ -26,7 +26,7 @@ def test_rows_find_their_session_and_group() -> None:
     assert [rows.groups[g].uid for g in rows.session_group] == ["b", "a", "a"]
     assert rows.session_number.tolist() == [0, 1, 0]
     assert rows.rewards.tolist() == [-1.0, -1.0, 1.0]
-    assert rows.prior.tolist() == [-0.5, 0.5]
+    assert rows.opening_belief.prior.tolist() == [-0.5, 0.5]
 
 
 def test_padding_rows_belong_to_no_session() -> None:
@@ -49,13 +49,13 @@ def test_a_session_of_several_outputs_counts_once_and_ends_with_its_last() -> No
 def test_groups_without_a_scored_rollout_are_left_out() -> None:
     record = step(group("dead", {}, 0.9, failed=4), group("a", {1: 1.0}, -0.9, failed=3))
     rows = match_rows(["a_1_0"], [False], record)
-    assert [g.uid for g in rows.groups] == ["a"] and rows.prior.tolist() == [-0.9]
+    assert [g.uid for g in rows.groups] == ["a"] and rows.opening_belief.prior.tolist() == [-0.9]
     assert rows.session_group.tolist() == [0]
 
 
 def test_missing_priors_stay_missing() -> None:
     rows = match_rows(["a_0_0"], [False], step(group("a", {0: 1.0}, float("nan"))))
-    assert np.isnan(rows.prior).tolist() == [True]
+    assert np.isnan(rows.opening_belief.prior).tolist() == [True]
 
 
 def test_uids_with_underscores_and_dashes_are_whole() -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from verl_v05 import marginal_return, squared_bias
+from verl_v05.fusion.empirical_bayes import EmpiricalBayesFusion
+from verl_v05.method import Method
 from verl_v05.prior import Query
 from verl_v05.rollout.group import Group
-from verl_v05.rollout.schedule import Schedule, make_schedule
+from verl_v05.rollout.schedule import Schedule
 from verl_v05.settings import V05Settings
 
 NAN = float("nan")
@@ -28,13 +30,21 @@ def settings(schedule: str, **changes: object) -> V05Settings:
     return V05Settings(schedule=schedule, **{"halt_share": 0.0, "pad_multiple": 1, **changes})
 
 
+def opened(groups: list[Group], config: V05Settings) -> Schedule:
+    method = Method.from_settings(config)
+    if isinstance(method.fusion, EmpiricalBayesFusion):
+        # Fitted once, so that its beliefs count; the groups' own are set by the tests.
+        method.fusion.learn(["p"], np.array([0.5]), np.array([1.0]), np.array([2]))
+    return method.open(groups)
+
+
 def play(groups: list[Group], recorded: Recorded, config: V05Settings, seed: int | None = None) -> Schedule:
     """Play recorded rollouts through a schedule until every group is complete.
 
     Groups settle in their order, or in random order with a seed. Checks that each settled group gets one answer
     a dispatch, that only waiting groups are answered, and that it ends.
     """
-    schedule = make_schedule(groups, config)
+    schedule = opened(groups, config)
     rng = np.random.default_rng(seed)
     by_uid = {g.uid: g for g in groups}
     started = {g.uid: g.spent for g in groups}  # rollouts to settle next
@@ -160,7 +170,7 @@ def test_padding_goes_to_the_prompts_with_the_largest_marginal_return(seed: int)
     rng = np.random.default_rng(seed)
     priors, recorded = random_batch(rng, 24, failure_rate=0.1, missing=0.3)
     groups, config = make_groups(priors), settings("rounds", pad_multiple=32)
-    schedule = make_schedule(groups, config)
+    schedule = opened(groups, config)
     for group in groups:
         group.rewards = {s: r for s, r in enumerate(recorded[group.uid][:4]) if r is not FAILED}
     bias_sq = squared_bias(

@@ -10,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
+from verl_v05.method import Method
 from verl_v05.settings import SettingsError, V05Settings, load_settings
 
 SCHEDULE_PRESETS = ("rounds", "streaming", "fixed")
@@ -18,6 +19,11 @@ PRESETS = (*SCHEDULE_PRESETS, "empirical_bayes")
 
 def group(**values: Any) -> DictConfig:
     return OmegaConf.create({"algorithm": {"v05": values}})
+
+
+def check(values: dict[str, Any]) -> None:
+    """As a launch does: values one by one, then the choices against each other."""
+    Method.from_settings(load_settings(group(**values)))
 
 
 def composed(preset: str, *overrides: str) -> DictConfig:
@@ -134,7 +140,7 @@ def test_wrong_types_name_key_value_and_type(values: dict, message: str) -> None
 )
 def test_impossible_values_name_key_value_and_what_is_allowed(values: dict, key: str, value: str, allowed: str) -> None:
     with pytest.raises(SettingsError, match=rf"algorithm\.v05\.{key}={value} is not allowed: it must be .*{allowed}"):
-        load_settings(group(**values))
+        check(values)
 
 
 @pytest.mark.parametrize("config", [{}, {"algorithm": {"gamma": 1}}, {"algorithm": {"v05": None}}])
@@ -184,3 +190,22 @@ def test_presets_take_overrides() -> None:
 def test_a_group_that_is_no_mapping_is_refused_with_the_way_to_choose_a_preset(value: object) -> None:
     with pytest.raises(SettingsError, match=rf"algorithm\.v05='?{value}'? is not allowed: .* algorithm/v05={value}"):
         load_settings(OmegaConf.create({"algorithm": {"v05": value}}))
+
+
+def test_every_preset_is_a_method() -> None:
+    for preset in PRESETS:
+        Method.from_settings(load_settings(composed(preset)))
+
+
+@pytest.mark.parametrize("key", ["fusion", "allocation", "schedule"])
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no.such.module.Thing", "is not allowed: it must be one of .*, or the path of a verl_v05"),
+        ("pathlib.Path", "is not a verl_v05.* subclass"),
+        ("os.getcwd", "is not a verl_v05.* subclass"),
+    ],
+)
+def test_class_paths_that_are_no_choice_are_refused(key: str, path: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=rf"algorithm\.v05\.{key}='{path}' {message}"):
+        check({key: path})

@@ -1,7 +1,8 @@
-"""The cluster starters start a real Ray and run a recipe on it; Slurm itself is played by two small scripts."""
+"""The cluster starters start a real Ray and run a recipe on it; two small scripts stand in for Slurm."""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -15,12 +16,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[1]
 STARTERS = ROOT / "recipes" / "launch"
 
-# Says where it ran, with which arguments and setting.
+# Writes where it ran, with which arguments and setting.
 RECIPE = """#!/usr/bin/env bash
 python - "$@" <<'PY'
 import os, sys
@@ -37,6 +36,10 @@ exec "$@"
 """
 SCONTROL = """#!/usr/bin/env bash
 echo "$3"
+"""
+# In the place of ray: writes its arguments.
+RAY = """#!/usr/bin/env bash
+printf '%s\\0' "$@" > "$ARGUMENTS"
 """
 
 
@@ -70,6 +73,22 @@ def env(tmp_path: Path) -> Iterator[dict[str, str]]:
     shutil.rmtree(ray_folder, ignore_errors=True)
 
 
+def test_every_setting_reaches_the_environment_of_a_ray_job(tmp_path: Path) -> None:
+    script(tmp_path / "ray", RAY)
+    arguments = tmp_path / "arguments"
+    settings = {"SETTING": "node", "PRIOR": "history", "FUSION": "empirical_bayes", "BASELINE": "leave_one_out"}
+    path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
+    env = {**os.environ, **settings, "WANDB_MODE": "disabled", "PATH": path, "ARGUMENTS": str(arguments)}
+    env.pop("SEED", None)
+    subprocess.run([STARTERS / "ray_job.sh", "recipes/paper/v05.sh", "trainer.test_freq=5"], env=env, check=True)
+    submitted = arguments.read_text().split("\0")[:-1]
+    assert submitted[submitted.index("--") + 1 :] == ["recipes/paper/v05.sh", "trainer.test_freq=5"]
+    job = json.loads(submitted[submitted.index("--runtime-env-json") + 1])["env_vars"]
+    assert job.items() >= {**settings, "WANDB_MODE": "disabled"}.items()
+    assert not job.keys() & {"PATH", "ARGUMENTS", "SEED"}, "only settings, and only those that are set"
+
+
+@pytest.mark.slow
 def test_slurm_starts_ray_on_its_nodes_and_runs_the_recipe_there(tmp_path: Path, env: dict[str, str]) -> None:
     script(tmp_path / "srun", SRUN)
     script(tmp_path / "scontrol", SCONTROL)
@@ -81,6 +100,7 @@ def test_slurm_starts_ray_on_its_nodes_and_runs_the_recipe_there(tmp_path: Path,
     assert Path(env["OUT"]).read_text() == "1 node trainer.test_freq=5"
 
 
+@pytest.mark.slow
 def test_a_ray_job_takes_the_recipe_its_arguments_and_its_settings_along(tmp_path: Path, env: dict[str, str]) -> None:
     dashboard = free_port()
     start = ["ray", "start", "--head", "--block", "--port", env["PORT"], "--num-cpus", "2", "--disable-usage-stats"]

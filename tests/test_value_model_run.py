@@ -12,8 +12,8 @@ import psutil
 import pytest
 from rich.console import Console
 
-from recipes.demo.launch import train
 from recipes.demo.runs import Run, read_run
+from recipes.demo.training_process import train
 from value_model.trajectories import read_trajectories
 
 pytestmark = pytest.mark.slow

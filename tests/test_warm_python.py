@@ -1,4 +1,4 @@
-"""The warm Python: a fork behaves as a python does, and nothing is left behind."""
+"""The start-up server: a fork behaves as a regular Python does, and no process or file stays behind."""
 
 from __future__ import annotations
 
@@ -254,8 +254,22 @@ def test_nothing_stays_when_the_launcher_is_killed() -> None:
     assert not Path(python).parent.exists()
 
 
+def test_client_imports_no_package_and_nothing_slow() -> None:
+    code = (
+        "import importlib.util as u, sys\n"
+        f"spec = u.spec_from_file_location('warm_python', {warm_python.__file__!r})\n"
+        "sys.modules['warm_python'] = module = u.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        "print(*{name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names)\n"
+        "print(*{'asyncio', 'ctypes', 'multiprocessing', 'subprocess'} & sys.modules.keys())\n"
+    )
+    done = ask(sys.executable, "-IS", "-c", code)
+    other, slow = done.stdout.splitlines()
+    assert (set(other.split()) - {"__main__", "warm_python"}, slow) == (set(), "")
+
+
 def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return ask(sys.executable, "-m", "recipes.demo.warm_python", "run", "--", *command, env={**os.environ, **env})
+    return ask(sys.executable, warm_python.__file__, "run", "--", *command, env={**os.environ, **env})
 
 
 SHOW = ("sh", "-c", 'echo "$@"; exit 3', "sh")
@@ -273,7 +287,7 @@ def test_run_appends_the_executable_and_is_the_command() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_run_leaves_nothing_when_it_is_ended(number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "recipes.demo.warm_python", "run", "--"]
+    command = [sys.executable, warm_python.__file__, "run", "--"]
     command += [sys.executable, "-c", "import sys, time; print(sys.argv[1], flush=True); time.sleep(60)"]
     env = {**os.environ, "VERL_PLATFORM": "cpu"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env) as process:
@@ -297,7 +311,7 @@ def test_run_leaves_other_commands_alone(argument: str, env: dict[str, str]) -> 
     assert (done.stdout, done.returncode) == (f"{argument}\n", 3)
 
 
-def test_run_says_what_it_cannot_run() -> None:
+def test_run_names_a_command_that_cannot_be_executed() -> None:
     done = run("/no/such/program", VERL_PLATFORM="cpu")
     assert done.returncode == 1
     assert "cannot run /no/such/program" in done.stderr

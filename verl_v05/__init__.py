@@ -23,7 +23,7 @@ from verl_v05.allocation import (
 from verl_v05.compat.moved import install
 from verl_v05.fusion import Belief, Fusion, fuse, fuse_beta, noise_variance, posterior_variance, squared_bias
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 install()
 

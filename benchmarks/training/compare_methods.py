@@ -14,8 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.dashboard.__main__ import main as draw_dashboard
-from recipes.demo.launch import train
 from recipes.demo.make import Settings, make_demo
+from recipes.demo.training_process import train
 
 METHODS = (
     "v05",

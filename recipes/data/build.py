@@ -1,10 +1,9 @@
-"""Make the data folder: read, check, compare, write; or see that it is made."""
+"""Make the data folder: read, check, compare and write, unless it is up to date."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from recipes.data import checks, report
+from recipes.data import checks, quality_report
 from recipes.data.overlap import overlap
 from recipes.data.reading import Input, SourceError, checksum, find, read
 from recipes.data.rows import TEMPLATE, verl_rows
 from recipes.data.sources import SOURCES, TESTS, TRAIN, Source
+from value_model.files import replaced, write_json, write_text
 
 MANIFEST, REPORT, CONTAMINATION = "manifest.json", "report.md", "contamination.parquet"
 FORMAT = 1  # raise it whenever the code makes something else from the same inputs and options
@@ -100,9 +100,10 @@ def make_data(
     }
     outputs = _write_tables(out, written, pairs, options)
     outputs.append(out / REPORT)
-    _replace(outputs[-1], lambda path: path.write_text(report.markdown(manifest, tables, written, pairs)))
+    write_text(out / REPORT, quality_report.markdown(manifest, tables, written, pairs))
     manifest["outputs"] = {str(path.relative_to(out)): checksum(path) for path in outputs}
-    _replace(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=2) + "\n"))
+    # Last, so that a run that was interrupted is not taken for a complete one.
+    write_json(out / MANIFEST, manifest, indent=2)
     return True
 
 
@@ -151,9 +152,9 @@ def _sampled(table: pd.DataFrame, options: Options) -> pd.Series:
 
 def _repair(tables: dict[str, pd.DataFrame]) -> int:
     table = tables[TRAIN.name]
-    whole = table["problem"].map(checks.repair_escapes)
-    tables[TRAIN.name] = table.assign(problem=whole)
-    return int((whole != table["problem"]).sum())
+    repaired = table["problem"].map(checks.repair_escapes)
+    tables[TRAIN.name] = table.assign(problem=repaired)
+    return int((repaired != table["problem"]).sum())
 
 
 def _manifest(out: Path) -> dict[str, Any]:
@@ -213,14 +214,8 @@ def _write_tables(out: Path, written: Mapping[str, pd.DataFrame], pairs: pd.Data
 
 
 def _write_parquet(path: Path, table: pa.Table) -> None:
-    _replace(path, lambda partial: pq.write_table(table, partial))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)
+    with replaced(path) as partial:
+        pq.write_table(table, partial)
 
 
 def _progress(console: Console) -> Progress:

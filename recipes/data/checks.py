@@ -1,4 +1,4 @@
-"""What is odd about a set of problems. Pure functions; a mask marks the rows concerned."""
+"""Checks of a set of problems. Pure functions; each returns a mask of the rows concerned."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recipes.demo.launch import RunFailedError, train
 from recipes.demo.make import Settings, make_demo
-from recipes.demo.report import draw_run, summary_table
+from recipes.demo.run_summary import draw_run, summary_table
 from recipes.demo.runs import read_run
+from recipes.demo.training_process import RunFailedError, train
 
 
 def main() -> None:

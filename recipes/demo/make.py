@@ -191,7 +191,7 @@ def _measure(
     }
 
 
-def _report(record: dict[str, Any], out: Path, console: Console) -> None:
+def _print_summary(record: dict[str, Any], out: Path, console: Console) -> None:
     """Print where the demo is and how good its policy starts."""
     table = Table(title=f"{out}: expected accuracy before reinforcement learning")
     table.add_column("level")
@@ -221,7 +221,7 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console()
     out = arguments.out.resolve()
-    _report(make_demo(out, Settings(seed=arguments.seed), console), out, console)
+    _print_summary(make_demo(out, Settings(seed=arguments.seed), console), out, console)
 
 
 if __name__ == "__main__":

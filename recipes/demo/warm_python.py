@@ -1,37 +1,43 @@
-"""One Python that has imported torch, sglang and verl already; every Python of a run on a CPU is a fork of it.
+"""Start-up server of a CPU run: it imports torch, sglang and verl once and forks every Python process of the run.
 
 A run of verl is about ten processes which each import the same modules for half a minute, one after the other.
 As a prefix of the command that starts it::
 
-    python -m recipes.demo.warm_python run -- python -u -m verl.trainer.main_ppo key=value ...
+    python recipes/demo/warm_python.py run -- python -u -m verl.trainer.main_ppo key=value ...
 
-a server imports them once, beside the driver. Ray is given (``runtime_env.py_executable``) a stand-in for
-python, here called the client: it hands its arguments, environment, directory, descriptors and signal mask to
-the server, which forks, and the fork runs what the client was to run. The client passes signals on and ends as
-the fork ends. multiprocessing's "spawn" inside a fork takes the same way. Where there is an accelerator, or
-Ray is not started by the command, the command runs as it is.
+Four kinds of process:
+
+- The launcher (``run``) starts the server, adds ``runtime_env.py_executable`` to the command's arguments, and is
+  replaced by the command (exec).
+- The server imports the modules while the driver starts, then forks one process for each client.
+- The client is what Ray starts as its Python. It sends its arguments, environment, directory, descriptors and signal
+  mask to the server, forwards signals to the fork, and exits as the fork exits.
+- The fork runs what the client was to run. multiprocessing's "spawn" inside a fork starts a client again.
+
+Where there is an accelerator, or Ray is not started by the command, the command runs without a server.
 
 Invariants:
 
 - The server has one thread whenever it forks, and has imported no ``ray`` before a first worker of Ray asks for a
-  Python: ray keeps the ``RAY_*`` variables it sees when it is imported. Else it stops.
-- A fork has the client's descriptors, environment, directory, signal mask, a session of its own (a terminal's
-  Ctrl-C reaches it once, through the client), and random states of its own.
-- A fork dies with its client or with the server; the server dies with the command, however that ends, and
-  removes its private directory (mode 0700). The command takes the place of the launcher, so its exit code
-  and the signals sent to it need no passing on.
-- A client that finds no server, or none that is ready in time, becomes a real python with the same arguments and
-  says so. It never runs a program twice: the fork waits for its word, and after it gives it nothing falls back.
+  Python: ray keeps the ``RAY_*`` variables it reads when it is imported. If either is violated, the server stops.
+- A fork has the client's descriptors, environment, directory, signal mask, a session of its own (so that Ctrl-C in a
+  terminal is delivered to it once, by the client), and random states of its own.
+- A fork is killed when its client or the server ends; the server ends when the command ends, for whatever reason, and
+  removes its private directory (mode 0700). The command replaces the launcher, so its exit code and the signals sent
+  to it are its own.
+- A client that finds no server, or none that is ready in time, executes a regular Python with the same arguments and
+  logs that. No program runs twice: the fork starts only after the client's commit message, and a client that has sent
+  it no longer falls back.
 
-Left out:
+Limitations:
 
-- Interpreter options other than -u and -B, programs in a directory or zip file, a second job of Ray: a real python
-  runs these. A fork has no controlling terminal.
-- What the interpreter or a preloaded module reads from the environment when it starts (PYTHONHASHSEED, SGLANG_*) is
-  as it was when the run began, or, for ray and verl, when its first worker did.
-- The parent of a fork is the server. A process that asks to be killed with its parent, as sglang's do, stays when
+- Interpreter options other than -u and -B, programs in a directory or zip file, and a second job of Ray run in a
+  regular Python. A fork has no controlling terminal.
+- What the interpreter or an imported module reads from the environment when it starts (PYTHONHASHSEED, SGLANG_*) is
+  as it was when the run began, or, for ray and verl, when its first worker started.
+- The parent of a fork is the server. A process that asks to be killed with its parent, as sglang's do, continues when
   Ray kills only the actor that spawned it, until the run ends.
-- Several machines. A server killed by SIGKILL ends the run, and leaves its (small) directory behind.
+- One machine only. A server killed by SIGKILL ends the run, and leaves its (small) directory behind.
 """
 
 from __future__ import annotations
@@ -44,7 +50,8 @@ import socket
 import sys
 from typing import Any, NamedTuple, NoReturn
 
-# The client imports nothing else: it is started by file name, without site-packages, and should take milliseconds.
+# The client imports nothing else, and this is one file for its sake: it is started by file name, without site-packages
+# and without a package to import from, and should take milliseconds. The other parts import inside their functions.
 
 PRELOAD = (
     "torch,torch._inductor,torch.distributed.fsdp,tensordict,torchdata.stateful_dataloader,datasets,peft,hydra,"
@@ -64,15 +71,16 @@ SERVER_ENV = {
     "SGLANG_USE_CPU_ENGINE": "1",
 }
 READY_TIMEOUT_S = 180.0
-REQUEST_TIMEOUT_S = 10.0  # a client has its request at hand; a stopped one must not stop the others
-RESERVED = 250  # descriptors below are the client's, those of imported modules lie above; a message can carry 253
-FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-READY, GO = b"r", b"g"
+REQUEST_TIMEOUT_S = 10.0  # a client sends its request at once; a stopped one must not block the others
+# Descriptors below are reserved for the clients', those of imported modules lie above; one message can carry 253.
+RESERVED_DESCRIPTORS = 250
+FORWARDED_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+READY, COMMIT = b"r", b"c"  # the handshake: the server can fork now; the client will not run the program itself
 PR_SET_PDEATHSIG = 1
 
 
 class Program(NamedTuple):
-    """What a python command line asks for."""
+    """A parsed command line of the interpreter."""
 
     kind: str  # "-c", "-m" or "script"
     target: str
@@ -82,7 +90,11 @@ class Program(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A program and the process state it is to start with."""
+    """A program and the process state it is to start with.
+
+    ``descriptors`` are the client's numbers of those that follow as ancillary data; ``blocked`` and ``ignored`` are
+    signal numbers.
+    """
 
     program: Program
     env: dict[str, str]
@@ -92,7 +104,8 @@ class Request(NamedTuple):
     ignored: list[int]
 
 
-def say(message: str) -> None:
+def log_message(message: str) -> None:
+    """Print to stderr, with this module's name."""
     print(f"warm_python: {message}", file=sys.stderr, flush=True)
 
 
@@ -100,7 +113,7 @@ def say(message: str) -> None:
 
 
 def parse_program(argv: list[str]) -> Program | None:
-    """None if it needs a real python."""
+    """The arguments of an interpreter; None where a fork cannot run them as a regular Python would."""
     flags = {"-u": False, "-B": False}
     rest = list(argv)
     while rest and rest[0] in flags:
@@ -115,14 +128,15 @@ def parse_program(argv: list[str]) -> Program | None:
     return Program(kind, target, args, flags["-u"] or bool(os.environ.get("PYTHONUNBUFFERED")), not flags["-B"])
 
 
-def be_python(socket_path: str, ready_timeout_s: float, argv: list[str]) -> NoReturn:
-    """Do what ``python ARGV`` does, in a fork of the server if possible."""
+def run_client(socket_path: str, ready_timeout_s: float, argv: list[str]) -> NoReturn:
+    """Run ``python ARGV`` in a fork of the server if possible, else in this process; exit as it exits."""
     program = parse_program(argv)
-    connection = program and _submit(socket_path, ready_timeout_s, program)
+    connection = program and _request_fork(socket_path, ready_timeout_s, program)
     if not connection:
         os.execv(sys.executable, [sys.executable, *argv])
-    code = _follow(connection)
+    code = _forward_signals_until_exit(connection)
     if code < 0:
+        # The parent shall see death by the same signal, so this process sends it to itself with the default handler.
         with contextlib.suppress(OSError):  # SIGKILL and SIGSTOP have no handlers
             signal.signal(-code, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [-code])
@@ -130,10 +144,10 @@ def be_python(socket_path: str, ready_timeout_s: float, argv: list[str]) -> NoRe
     os._exit(code)
 
 
-def _submit(socket_path: str, ready_timeout_s: float, program: Program) -> socket.socket | None:
-    """Hand the program to the server; None if there is no server that takes it."""
+def _request_fork(socket_path: str, ready_timeout_s: float, program: Program) -> socket.socket | None:
+    """Send the program to the server; the connection to its fork, or None if no server accepts it."""
     descriptors = [fd for fd in map(int, os.listdir("/proc/self/fd")) if _is_inherited(fd)]
-    if max(descriptors, default=0) >= RESERVED:
+    if max(descriptors, default=0) >= RESERVED_DESCRIPTORS:
         return None
     request = Request(
         program,
@@ -141,7 +155,7 @@ def _submit(socket_path: str, ready_timeout_s: float, program: Program) -> socke
         os.getcwd(),
         descriptors,
         [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
-        [int(number) for number in FORWARDED if signal.getsignal(number) == signal.SIG_IGN],
+        [int(number) for number in FORWARDED_SIGNALS if signal.getsignal(number) == signal.SIG_IGN],
     )
     body = json.dumps(request).encode()
     connection = socket.socket(socket.AF_UNIX)
@@ -151,14 +165,14 @@ def _submit(socket_path: str, ready_timeout_s: float, program: Program) -> socke
         connection.sendall(len(body).to_bytes(4, "big") + body)
         if connection.recv(1) != READY:
             raise ConnectionError("the server does not take the program")
-        # Not before: a server that is not ready would keep the other end of somebody's pipe open.
-        socket.send_fds(connection, [GO], descriptors)
+        # Only now: until it is ready, a server that holds the descriptors would keep the other ends of pipes open.
+        socket.send_fds(connection, [COMMIT], descriptors)
     except OSError as error:
-        say(f"{error}; starting a cold python, which is slower")
+        log_message(f"{error}; starting a cold python, which is slower")
         connection.close()
         return None
     connection.settimeout(None)
-    # Now they are the fork's alone; a copy here would keep pipes open that it closes.
+    # Closed here (as the null device), or a pipe that the fork closes would stay open.
     null = os.open(os.devnull, os.O_RDWR)
     for fd in descriptors:
         if fd != sys.stderr.fileno():
@@ -167,21 +181,21 @@ def _submit(socket_path: str, ready_timeout_s: float, program: Program) -> socke
 
 
 def _is_inherited(fd: int) -> bool:
-    """Python opens its own descriptors non-inheritable; what came through exec is inheritable."""
+    """Whether the descriptor was passed through exec: those are inheritable, Python's own are not."""
     try:
         return os.get_inheritable(fd)
-    except OSError:  # listdir's own
+    except OSError:  # the one that listdir opened and has closed
         return False
 
 
-def _follow(connection: socket.socket) -> int:
-    """Pass signals on until the fork ends; its exit code, negative for a signal."""
+def _forward_signals_until_exit(connection: socket.socket) -> int:
+    """Forward signals until the fork ends; its exit code, negative for a signal."""
 
     def forward(number: int, _: Any) -> None:
         with contextlib.suppress(OSError):
             connection.send(bytes([number]))
 
-    for number in FORWARDED:
+    for number in FORWARDED_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, forward)
     try:
@@ -189,7 +203,7 @@ def _follow(connection: socket.socket) -> int:
     except OSError:
         reply = b""
     if len(reply) < 4:
-        say("the server is gone, and the program with it")
+        log_message("the server is gone, and the program with it")
         return 1
     return int.from_bytes(reply, "big", signed=True)
 
@@ -208,7 +222,12 @@ class Child:
 
 
 class Server:
-    """Forks a child for every client of ``listener``."""
+    """Forks a child for every client of ``listener``.
+
+    Args:
+        listener: bound and listening.
+        with_ray: modules to import when the first worker of Ray asks for a fork.
+    """
 
     def __init__(self, listener: socket.socket, with_ray: list[str]):
         import selectors
@@ -220,19 +239,19 @@ class Server:
         self._selector.register(listener, selectors.EVENT_READ)
         self._read = selectors.EVENT_READ
 
-    def serve(self) -> tuple[Request, list[int]]:
-        """Returns in a fork only: the request and the descriptors that came with it."""
+    def serve_until_forked(self) -> tuple[Request, list[int]]:
+        """Serve clients. Returns in a fork only: its request and the descriptors received with it."""
         while True:
             for key, _ in self._selector.select():
                 child: Child | None = key.data
                 if child is None:
-                    work = self._accept()
-                    if work is not None:
-                        return work
+                    forked = self._accept()
+                    if forked is not None:
+                        return forked
                 elif child.ended:
                     continue  # both of its descriptors were ready
                 elif key.fileobj is child.connection:
-                    self._hear(child)
+                    self._forward_signals(child)
                 else:
                     self._reap(child)
 
@@ -240,25 +259,30 @@ class Server:
         connection, _ = self._listener.accept()
         connection.settimeout(REQUEST_TIMEOUT_S)
         try:
-            request = self._receive(connection)
-            if self._prepare_for(request.env):
+            request = self._read_request(connection)
+            if self._import_for_ray(request.env):
                 connection.sendall(READY)
-                word, received, _, _ = socket.recv_fds(connection, 1, RESERVED)
-                if word == GO:
+                message, received, _, _ = socket.recv_fds(connection, 1, RESERVED_DESCRIPTORS)
+                if message == COMMIT:
                     return self._fork(connection, request, received)
         except (OSError, ValueError) as error:
-            say(f"dropped a client: {error}")
+            log_message(f"dropped a client: {error}")
         connection.close()
         return None
 
-    def _receive(self, connection: socket.socket) -> Request:
+    def _read_request(self, connection: socket.socket) -> Request:
         with connection.makefile("rb") as file:
             body = file.read(int.from_bytes(file.read(4), "big"))
         program, *state = json.loads(body)
         return Request(Program(*program), *state)
 
-    def _prepare_for(self, env: dict[str, str]) -> bool:
-        """Whether a fork can take this environment: any but that of a second job of Ray."""
+    def _import_for_ray(self, env: dict[str, str]) -> bool:
+        """Import ray's modules in the environment of the first worker of Ray.
+
+        Returns:
+            Whether a fork can have this environment: any but that of a second job of Ray, whose variables ray would
+            not read again.
+        """
         job = env.get("RAY_JOB_ID")
         if job is None or job == self._ray_job:
             return True
@@ -266,7 +290,7 @@ class Server:
             return False
         self._ray_job = job
         set_environment({**env, **SERVER_ENV})
-        preload(self._with_ray)
+        import_modules(self._with_ray)
         return True
 
     def _fork(
@@ -276,7 +300,7 @@ class Server:
         server = os.getpid()
         pid = os.fork()
         if pid == 0:
-            die_with_parent(signal.SIGKILL, server)
+            set_parent_death_signal(signal.SIGKILL, server)
             connection.close()
             for key in list(self._selector.get_map().values()):
                 if isinstance(key.fileobj, int):
@@ -294,8 +318,8 @@ class Server:
         self._selector.register(child.connection, self._read, child)
         return None
 
-    def _hear(self, child: Child) -> None:
-        """A signal for the fork, or the end of its client."""
+    def _forward_signals(self, child: Child) -> None:
+        """Send the fork the signals that its client forwards, or SIGKILL when the client has ended."""
         try:
             numbers = child.connection.recv(64)
         except OSError:
@@ -318,22 +342,23 @@ class Server:
         child.connection.close()
 
 
-def die_with_parent(number: int, parent: int) -> None:
-    """Have the kernel send this process the signal when its parent, of that pid, ends."""
+def set_parent_death_signal(number: int, parent: int) -> None:
+    """Have the kernel send this process the signal ``number`` when its parent, of pid ``parent``, ends."""
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:  # it was quicker
+    if os.getppid() != parent:  # it ended before the call
         os.kill(os.getpid(), number)
 
 
 def set_environment(env: dict[str, str]) -> None:
+    """Replace all environment variables."""
     os.environ.clear()
     os.environ.update(env)
 
 
-def preload(modules: list[str]) -> None:
-    """Import what can be imported; what cannot is left to the programs.
+def import_modules(modules: list[str]) -> None:
+    """Import what can be imported; an error is logged and left to the program that needs the module.
 
     Raises:
         RuntimeError: an import started a thread, so forks would be unsafe.
@@ -341,14 +366,15 @@ def preload(modules: list[str]) -> None:
     import gc
     import importlib
 
+    # Occupies the low numbers, so that what the modules open does not collide with the descriptors of clients.
     held = [os.dup(0)]
-    while held[-1] < RESERVED:
+    while held[-1] < RESERVED_DESCRIPTORS:
         held.append(os.dup(0))
     for name in modules:
         try:
             importlib.import_module(name)
         except Exception as error:
-            say(f"did not preload {name}: {error!r}")
+            log_message(f"did not preload {name}: {error!r}")
     for fd in held:
         os.close(fd)
     gc.collect()
@@ -358,51 +384,59 @@ def preload(modules: list[str]) -> None:
         raise RuntimeError(f"importing {', '.join(modules)} left {threads} threads running")
 
 
-def serve(directory: str, listener_fd: int, parent: int, modules: list[str], with_ray: list[str]) -> None:
-    """Be the server, until the parent ends; and, in the forks, the programs."""
+def run_server(directory: str, listener_fd: int, parent: int, modules: list[str], with_ray: list[str]) -> None:
+    """Serve until the process ``parent`` ends. Returns in the forks only, when their program has run.
+
+    Args:
+        directory: removed at the end.
+        listener_fd: the inherited listening socket.
+        parent: pid of the launcher, later the command.
+        modules: to import at once; none may import ray.
+        with_ray: to import when the first worker of Ray asks for a fork.
+    """
     import shutil
 
     def stop(*_: Any) -> NoReturn:
         shutil.rmtree(directory, ignore_errors=True)
-        os._exit(0)  # the forks are killed with it
+        os._exit(0)  # the forks are killed by their parent-death signal
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)  # sglang's workers, when they fail, send it to their parent
-    die_with_parent(signal.SIGTERM, parent)
-    sys.path.pop(0)  # this file's directory
+    set_parent_death_signal(signal.SIGTERM, parent)
+    sys.path.pop(0)  # this file's directory, whose modules would hide others of the same names
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = [entry for entry in sys.path if entry not in inherited]
     listener = socket.socket(fileno=listener_fd)
     listener.set_inheritable(False)
     try:
-        preload(modules)
+        import_modules(modules)
         if "ray" in sys.modules:
             raise RuntimeError(f"one of {', '.join(modules)} imports ray")
-        request, received = Server(listener, with_ray).serve()
+        request, received = Server(listener, with_ray).serve_until_forked()
     except RuntimeError as error:
-        say(f"server stops: {error}")
+        log_message(f"server stops: {error}")
         stop()
-    become(request, received)
+    adopt_client_state(request, received)
     run_program(request.program, path, os.path.join(directory, "python"))
 
 
 # A fork.
 
 
-def become(request: Request, received: list[int]) -> None:
-    """Take over the process state of the client."""
+def adopt_client_state(request: Request, received: list[int]) -> None:
+    """Give this fork the process state of its client."""
     _place_descriptors(request.descriptors, received)
     os.setsid()
     set_environment(request.env)
     os.chdir(request.cwd)
-    for number in FORWARDED:
+    for number in FORWARDED_SIGNALS:
         default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, signal.SIG_IGN if number in request.ignored else default)
     signal.pthread_sigmask(signal.SIG_SETMASK, request.blocked)
     sys.dont_write_bytecode = not request.program.bytecode
     _open_streams(request.program.unbuffered)
     if numpy := sys.modules.get("numpy"):
-        numpy.random.seed()  # Python's own generator sees to itself; torch starts from a fixed seed everywhere
+        numpy.random.seed()  # Python reseeds its own generator after a fork; torch has a fixed seed in every process
     if torch := sys.modules.get("torch"):
         threads = request.env.get("OMP_NUM_THREADS", "").split(",")[0]
         torch.set_num_threads(int(threads) if threads.isdecimal() else os.cpu_count() or 1)
@@ -422,7 +456,7 @@ def _place_descriptors(wanted: list[int], received: list[int]) -> None:
 
 
 def _open_streams(unbuffered: bool) -> None:
-    """The server's were opened for its own descriptors: whether those are terminals decides on the buffering."""
+    """Open the standard streams anew: their buffering depends on whether the client's descriptors are terminals."""
     import io
 
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
@@ -445,7 +479,13 @@ def _open_streams(unbuffered: bool) -> None:
 
 
 def run_program(program: Program, path: list[str], executable: str) -> None:
-    """Run it as ``__main__``, as the interpreter does."""
+    """Run the program as ``__main__``, as the interpreter does.
+
+    Args:
+        program: what to run.
+        path: the server's ``sys.path`` without PYTHONPATH, which the client may have set differently.
+        executable: what multiprocessing's "spawn" starts.
+    """
     import builtins
     import multiprocessing
     import runpy
@@ -476,7 +516,16 @@ def run_program(program: Program, path: list[str], executable: str) -> None:
 def start_server(
     preload: str = PRELOAD, preload_with_ray: str = PRELOAD_WITH_RAY, ready_timeout_s: float = READY_TIMEOUT_S
 ) -> str:
-    """Start a server that dies with this process; the path of the executable to use as python."""
+    """Start a server that ends with this process.
+
+    Args:
+        preload: comma-separated modules to import at once; none may import ray.
+        preload_with_ray: comma-separated modules to import when the first worker of Ray asks for a fork.
+        ready_timeout_s: how long a client waits for these imports before it runs a regular Python.
+
+    Returns:
+        Path of the client, the executable to use in place of python.
+    """
     import shlex
     import subprocess
     import tempfile
@@ -488,7 +537,8 @@ def start_server(
     with open(executable, "w") as file:
         file.write(f'#!/bin/sh\nexec {client} "$@"\n')
     os.chmod(executable, 0o700)
-    with socket.socket(socket.AF_UNIX) as listener:  # here, so that a client waits for the imports from the start
+    # The socket is opened here, so that a client that is earlier than the server waits instead of failing.
+    with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(socket_path)
         listener.listen(1024)
         fd = listener.fileno()
@@ -499,9 +549,9 @@ def start_server(
 
 
 def has_accelerator() -> bool:
-    """Whether verl would choose a platform other than "cpu"; in doubt True, since then all goes the usual way.
+    """Whether verl would choose a platform other than "cpu"; in doubt True, which means no server.
 
-    verl asks torch.cuda and the tools of the vendors; importing verl or torch for that would take seconds.
+    verl asks torch.cuda and the vendors' tools; importing verl or torch for that would take seconds.
     """
     import importlib.util
     import shutil
@@ -519,33 +569,38 @@ def has_accelerator() -> bool:
     )
 
 
-def helps(command: list[str]) -> bool:
-    """Whether the command starts a Ray of its own on a machine where forks are safe, with no python chosen."""
+def should_start_server(command: list[str]) -> bool:
+    """Whether the command starts a Ray of its own on a machine where forks are safe, and chooses no Python itself."""
     chosen = any(EXECUTABLE_KEY in argument or "ray_init.address=" in argument for argument in command)
     elsewhere = os.environ.get("RAY_ADDRESS")
     return sys.platform == "linux" and not chosen and not elsewhere and not has_accelerator()
 
 
-def run(command: list[str]) -> NoReturn:
-    """Become the command, with a server beside it."""
-    if helps(command):
+def run_with_server(command: list[str]) -> NoReturn:
+    """Replace this process by the command (exec), with a server as its child where that is of use.
+
+    Raises:
+        OSError: the command cannot be executed.
+    """
+    if should_start_server(command):
         command = [*command, f"{EXECUTABLE_KEY}={start_server()}"]
     os.execvp(command[0], command)
 
 
 def main(argv: list[str]) -> None:
+    """Command line: ``run`` is for users, ``client`` and ``serve`` are what :func:`start_server` starts."""
     match argv:
         case ["client", socket_path, ready_timeout_s, *rest]:
-            be_python(socket_path, float(ready_timeout_s), rest)
+            run_client(socket_path, float(ready_timeout_s), rest)
         case ["serve", directory, fd, parent, modules, with_ray]:
-            serve(directory, int(fd), int(parent), modules.split(","), with_ray.split(","))
+            run_server(directory, int(fd), int(parent), modules.split(","), with_ray.split(","))
         case ["run", "--", _, *_]:
             try:
-                run(argv[2:])
+                run_with_server(argv[2:])
             except OSError as error:
                 sys.exit(f"warm_python: cannot run {argv[2]}: {error}")
         case _:
-            sys.exit("usage: python -m recipes.demo.warm_python run -- COMMAND [ARGUMENT ...]")
+            sys.exit("usage: python recipes/demo/warm_python.py run -- COMMAND [ARGUMENT ...]")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@
 #SBATCH --output=slurm-%j.log
 # A Ray cluster over the nodes of a Slurm job, then a recipe on it:
 #   sbatch [--nodes 1] recipes/launch/slurm.sh recipes/paper/v05.sh [hydra overrides]
-# Settings of the recipe (SETTING, SEED, GROUP ...) are taken from the environment. Activate the environment of verl
+# Settings of the recipe (../paper/settings.sh) are taken from the environment. Activate the environment of verl
 # before, or name its activation script in ACTIVATE.
 set -euo pipefail
 

@@ -1,16 +1,5 @@
-# What every line of the comparison shares; sourced by the scripts beside it, which add their algorithm and call `launch`.
-#
-#   SETTING      cluster (4 nodes x 8 GPUs, the paper's) | node (8 GPUs) | cpu (the demo's tiny policy on this machine)
-#   SEED         order of the data, and of the sampling where the engine can be seeded                         [0]
-#   STEPS        training steps                                                                [200; on cpu 40]
-#   ROLLOUTS     first rollouts a step = prompts x group size, the same for every method  [8192, 2048; on cpu 128]
-#   UPDATES      mini-batches a step                                                               [4; on cpu 1]
-#   MODEL        policy                                              [Qwen/Qwen3-4B-Instruct-2507; on cpu the demo's]
-#   TRAIN VAL    parquet files, VAL as many as wanted with commas     [data/, from `make data`; on cpu the demo's]
-#   OUT          folder of the run: metrics, log, checkpoints                      [runs/SETTING/METHOD_SEED]
-#   DRY_RUN=1    compose and check the config, print what would run where and whether it fits, and stop
-#
-# Arguments are hydra overrides and come last, so they win.
+# What all lines of the comparison share; sourced by the scripts beside it, which add their algorithm and call `launch`.
+# Variables: settings.sh. Arguments are hydra overrides and come last, so they win.
 set -euo pipefail
 
 recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -60,7 +49,8 @@ launch() {
     "${setting[@]}" "$@"
   )
   if [[ $SETTING == cpu && ! -e $TRAIN ]]; then
-    python -m recipes.demo.make --out "${task:?}"
+    # The recipes are not an installed package, and the current directory may be any.
+    PYTHONPATH=$recipes/..${PYTHONPATH:+:$PYTHONPATH} python -m recipes.demo.make --out "${task:?}"
   fi
   if [[ ${DRY_RUN:-0} == 1 ]]; then
     exec python -m verl_v05.dry_run "${arguments[@]}"
@@ -69,10 +59,12 @@ launch() {
   unset PYTHONDONTWRITEBYTECODE # ten processes would each compile verl and sglang again
   export TOKENIZERS_PARALLELISM=false RAY_USAGE_STATS_ENABLED=0 VERL_FILE_LOGGER_PATH="$out/metrics.jsonl"
   export WANDB_DIR=$out WANDB_MODE=${WANDB_MODE:-$([[ -n ${WANDB_API_KEY:-} ]] && echo online || echo offline)}
+  local server=()
   if [[ $SETTING == cpu ]]; then
     export HF_HUB_OFFLINE=1 TQ_NUM_THREADS=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the engines share two cores
+    # On two cores most of the start-up is imports; a server does them once for all processes.
+    server=(python "$recipes/demo/warm_python.py" run --)
   fi
-  # Without an accelerator, a server imports torch, sglang and verl once for all processes; elsewhere it is just exec.
   set -x
-  exec python -m recipes.demo.warm_python run -- python -u -m verl.trainer.main_ppo "${arguments[@]}"
+  exec "${server[@]}" python -u -m verl.trainer.main_ppo "${arguments[@]}"
 }

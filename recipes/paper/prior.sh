@@ -1,8 +1,5 @@
-# Who predicts success rates, and how that is fused with the rollouts; sourced by the V0.5 scripts.
-#   PRIOR      v0 (a value model; the paper's) | history (the prompts' own outcomes) | none       [v0; on cpu history]
-#   V0_MODEL   folder or hub id of the value model                    [the authors' release; on cpu the package's small one]
-#   FUSION     shrinkage (the paper's) | empirical_bayes (a Beta prior fitted on line)                       [shrinkage]
-#   BASELINE   plain (the paper's) | leave_one_out                                                               [plain]
+# What predicts success rates (PRIOR, V0_MODEL) and how that is fused with the rollouts (FUSION, BASELINE), as described
+# in settings.sh; sourced by the V0.5 scripts.
 usual=$([[ $SETTING == cpu ]] && echo history || echo v0)
 PRIOR=${PRIOR:-$usual}
 prior=(algorithm.v05.prior.provider="$PRIOR")

@@ -2,7 +2,7 @@
 # V0.5 with extra rollouts where prior and rollouts disagree (OSLA), or with FUSION=empirical_bayes where the posterior
 # is widest: 2048 prompts x 4 first, up to 16.
 #   SCHEDULE   rounds (the paper's) | streaming (no barrier: each prompt asks when its own group is scored)   [rounds]
-#   PRIOR, V0_MODEL, FUSION, BASELINE   see prior.sh
+#   PRIOR, V0_MODEL, FUSION, BASELINE   see settings.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 source "$recipes/paper/prior.sh"
 

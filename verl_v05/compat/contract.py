@@ -13,8 +13,10 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
+from pkgutil import iter_modules
 from types import ModuleType
+
+from packaging.version import Version
 
 PREFIX = "verl_"
 
@@ -24,9 +26,10 @@ class ContractError(RuntimeError):
 
 
 def supported_versions() -> list[str]:
-    """The verl versions that this folder has pins for."""
-    names = sorted(path.stem for path in Path(__file__).parent.glob(f"{PREFIX}*.py"))
-    return [name.removeprefix(PREFIX).replace("_", ".") for name in names]
+    """The verl versions that this package has pins for, the newest last."""
+    names = [module.name for module in iter_modules(import_module(__package__).__path__)]
+    versions = [name.removeprefix(PREFIX).replace("_", ".") for name in names if name.startswith(PREFIX)]
+    return sorted(versions, key=Version)
 
 
 def check_version() -> None:
@@ -43,8 +46,12 @@ def check_version() -> None:
 def check_contract() -> None:
     """Raise :class:`ContractError` naming all that differs in verl from what is relied on. Cheap when repeated."""
     check_version()
-    pins = pins_of(version("verl"))
-    _refuse(_mismatches(pins.SIGNATURES, signature_of) + _mismatches(pins.SOURCES, source_of))
+    _refuse(differences(pins_of(version("verl"))))
+
+
+def differences(pins: ModuleType) -> list[str]:
+    """What the installed verl has otherwise than the trainer, the workers and the estimators rely on."""
+    return _mismatches(pins.SIGNATURES, signature_of) + _mismatches(pins.SOURCES, source_of)
 
 
 def check_cpu_engine() -> None:
@@ -95,3 +102,16 @@ def _mismatches(expected: dict[str, str], measure: Callable[[Callable], str]) ->
         if found != want:
             broken.append(f"{path}: expected {want}, found {found}")
     return broken
+
+
+def main() -> None:
+    """Print how the installed verl differs from the newest pins: ``python -m verl_v05.compat.contract``."""
+    newest = supported_versions()[-1]
+    pins = pins_of(newest)
+    found = differences(pins) + _mismatches(pins.CPU_ENGINE_SIGNATURES, signature_of)
+    print(f"verl {version('verl')} against the pins of {newest}: {len(found)} differ")
+    print("".join(f"  {line}\n" for line in found), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,1 @@
-"""CPU platform for verl: the same configs on a machine without an accelerator. Out of the way elsewhere."""
+"""CPU platform for verl: the same configs on a machine without an accelerator. Not used elsewhere."""

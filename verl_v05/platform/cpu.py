@@ -2,7 +2,7 @@
 
 Registered last, so verl's own detection takes it only where none of its accelerators is found (its check asks
 ``nvidia-smi`` and the like, not only the process, so a CPU-only actor of a GPU cluster stays on the GPU
-platform). What is left out: profiling, IPC, collectives other than gloo.
+platform). Not supported: profiling, IPC, collectives other than gloo.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _DEVICE_MODULE = CpuDeviceModule("verl_v05_cpu_device")
 
 @PlatformRegistry.register(platform="cpu")
 class PlatformCPU(PlatformBase):
-    """Logical devices: Ray is told of as many "GPU"s as there are FSDP ranks, since verl asks for those."""
+    """One logical device a process; Ray is started with as many "GPU"s as FSDP ranks, since verl requests those."""
 
     device_name = "cpu"
     vendor_name = "cpu"
@@ -84,7 +84,7 @@ class PlatformCPU(PlatformBase):
         return True
 
     def current_device(self) -> str:
-        # verl passes this to Tensor.to, Module.to and torch.device, for which an index would mean a GPU.
+        # verl passes this to Tensor.to, Module.to and torch.device, where an index would mean a GPU.
         return "cpu"
 
     def device_count(self) -> int:
@@ -111,8 +111,8 @@ class PlatformCPU(PlatformBase):
         return None, None
 
     def communication_backend_name(self) -> str:
-        # verl asks torch for "cpu:gloo,<device>:<this>", which is a duplicate when the device is the CPU.
-        # It leaves an existing default group alone, so the group is made here.
+        # verl initialises torch.distributed with "cpu:gloo,<device>:<this>", which names the device twice when it is
+        # the CPU, an error. It keeps a default group that exists, so the group is created here.
         distributed = torch.distributed
         if not distributed.is_initialized() and {"RANK", "WORLD_SIZE"} <= os.environ.keys():
             distributed.init_process_group(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch.multiprocessing.reductions import reduce_tensor  # torch's own, taken before sglang replaces it
@@ -15,7 +16,7 @@ class ShmTensor(torch.Tensor):
     """CPU tensor that is pickled through shared memory.
 
     sglang replaces torch's tensor reducer by one that indexes a slot only CUDA tensors have. A subclass is not
-    in the pickler's dispatch table, so pickling comes here and yields a plain tensor at the other end.
+    in the pickler's dispatch table, so pickling calls this method, and unpickling yields a plain tensor.
     """
 
     def __reduce_ex__(self, protocol: int) -> tuple:
@@ -25,7 +26,11 @@ class ShmTensor(torch.Tensor):
 def load_value_model(
     local_path: str, torch_dtype: torch.dtype, model_config: PretrainedConfig, trust_remote_code: bool
 ) -> PreTrainedModel:
-    """``verl.utils.model.load_valuehead_model`` without flash-attn: a token classifier with one label."""
+    """``verl.utils.model.load_valuehead_model`` without flash-attn: a token classifier with ``model_config``'s labels.
+
+    Raises:
+        OSError: there is no model at ``local_path``.
+    """
     return AutoModelForTokenClassification.from_pretrained(
         local_path,
         dtype=torch_dtype,
@@ -35,7 +40,19 @@ def load_value_model(
     )
 
 
+@contextmanager
+def module_attribute(module: ModuleType, name: str, value: Any) -> Iterator[None]:
+    """Within the block, ``module.name`` is ``value``, for all threads of this process; afterwards what it was."""
+    original = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
+
+
 def _register() -> None:
+    from verl.utils import model as verl_model
     from verl.workers.engine.base import EngineRegistry
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
@@ -43,8 +60,8 @@ def _register() -> None:
 
     check_cpu_engine()
 
-    class OnCpu:
-        """What differs on the CPU, whatever the head."""
+    class CpuEngineMixin:
+        """What differs on the CPU for both kinds of model."""
 
         def __init__(self, *args: Any, **kwargs: Any):
             # Trainer and sglang are unrelated processes and cannot pass file descriptors: share by name.
@@ -66,13 +83,15 @@ def _register() -> None:
             return ((name, p.detach().clone().as_subclass(ShmTensor)) for name, p in params), peft
 
     @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
-    class CpuEngineWithLMHead(OnCpu, FSDPEngineWithLMHead):
+    class CpuEngineWithLMHead(CpuEngineMixin, FSDPEngineWithLMHead):
         pass
 
     @EngineRegistry.register(model_type="value_model", backend=["fsdp", "fsdp2"], device="cpu")
-    class CpuEngineWithValueHead(OnCpu, FSDPEngineWithValueHead):
+    class CpuEngineWithValueHead(CpuEngineMixin, FSDPEngineWithValueHead):
         def _build_module(self) -> torch.nn.Module:
-            with patch("verl.utils.model.load_valuehead_model", load_value_model):  # verl's asks for flash-attn
+            # verl's loader requires flash-attn and is looked up at each call in its module, with no hook in between;
+            # overriding the whole method instead would copy forty lines of verl. A worker builds one module at a time.
+            with module_attribute(verl_model, "load_valuehead_model", load_value_model):
                 return super()._build_module()
 
 

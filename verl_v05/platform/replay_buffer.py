@@ -1,7 +1,7 @@
-"""verl's replay buffer for steps of a second: it looks for finished prompts every 50 ms, not every 2 s.
+"""verl's replay buffer for steps of about a second: it polls for finished prompts every 50 ms, not every 2 s.
 
-verl tells a custom sampler nothing of ``algorithm.filter_groups``; without it DAPO would silently be GRPO. So
-``config/platform/cpu.yaml`` hands it on in ``sampler_kwargs``.
+verl passes ``algorithm.filter_groups`` only to its own sampler; a custom one without it would silently turn DAPO into
+GRPO. So ``config/platform/cpu.yaml`` passes it in ``sampler_kwargs``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ POLL_INTERVAL_S = 0.05
 
 
 class FastReplayBuffer(ReplayBuffer):
-    """Set as ``trainer.v1.sampler.custom_sampler``."""
+    """Set as ``trainer.v1.sampler.custom_sampler``.
+
+    Args:
+        sampler_kwargs: ``filter_groups`` (verl's config group), ``train_batch_size`` in prompts,
+            ``sync_refill_failed_groups``; as in ``config/platform/cpu.yaml``.
+        kwargs: what verl passes to a custom sampler.
+    """
 
     def __init__(self, sampler_kwargs: DictConfig, **kwargs: Any):
         groups = sampler_kwargs.filter_groups

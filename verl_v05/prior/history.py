@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from value_model.checks import require
 from verl_v05.prior.base import Prior
 from verl_v05.prior.counts import PromptCounts, discount
 from verl_v05.prior.query import Outcome, Query
@@ -26,12 +27,10 @@ class HistoryPrior(Prior):
     """
 
     def __init__(self, forgetting: float = 0.75, strength: float = 1.0, min_rollouts: int = 64):
-        if not 0 <= forgetting <= 1:
-            raise ValueError(f"algorithm.v05.prior.kwargs.forgetting={forgetting} must be in [0, 1]")
-        if min_rollouts < 1:
-            raise ValueError(f"algorithm.v05.prior.kwargs.min_rollouts={min_rollouts} must be at least 1")
-        if not strength > 0:
-            raise ValueError(f"algorithm.v05.prior.kwargs.strength={strength} must be positive")
+        key = "algorithm.v05.prior.kwargs"
+        require(f"{key}.forgetting", forgetting, 0 <= forgetting <= 1, "in [0, 1]")
+        require(f"{key}.min_rollouts", min_rollouts, min_rollouts >= 1, "at least 1")
+        require(f"{key}.strength", strength, strength > 0, "positive")
         self.forgetting = forgetting
         self.strength = strength
         self.min_rollouts = min_rollouts

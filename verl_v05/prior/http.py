@@ -13,6 +13,8 @@ import httpx
 import numpy as np
 from ray.util.placement_group import PlacementGroup
 
+from value_model.checks import require
+from value_model.conversions import reward_of_success
 from value_model.serving.http_settings import TOKEN_ENV, is_loopback
 from verl_v05.prior.base import Prior
 from verl_v05.prior.query import Outcome, Query
@@ -52,16 +54,20 @@ class HttpPrior(Prior):
         allow_insecure: bool = False,
     ):
         base = _base_url(url)
-        _require("token_env", token_env, isinstance(token_env, str) and token_env != "", "an environment variable")
-        _require("timeout_s", timeout_s, _is_number(timeout_s) and 0 < timeout_s < math.inf, "positive seconds")
-        _require("batch_size", batch_size, type(batch_size) is int and batch_size >= 1, "an integer >= 1")
-        _require("retries", retries, type(retries) is int and retries >= 0, "an integer >= 0")
-        _require("allow_insecure", allow_insecure, type(allow_insecure) is bool, "true or false")
+        require(
+            f"{KEY}.token_env", token_env, isinstance(token_env, str) and token_env != "", "an environment variable"
+        )
+        require(f"{KEY}.timeout_s", timeout_s, _is_number(timeout_s) and 0 < timeout_s < math.inf, "positive seconds")
+        require(f"{KEY}.batch_size", batch_size, type(batch_size) is int and batch_size >= 1, "an integer >= 1")
+        require(f"{KEY}.retries", retries, type(retries) is int and retries >= 0, "an integer >= 0")
+        require(f"{KEY}.allow_insecure", allow_insecure, type(allow_insecure) is bool, "true or false")
         token = os.environ.get(token_env, "").strip()
-        _require("token_env", token_env, token.isascii() and token.isprintable(), "a variable holding printable ASCII")
+        require(
+            f"{KEY}.token_env", token_env, token.isascii() and token.isprintable(), "a variable holding printable ASCII"
+        )
         in_clear = token and base.scheme == "http" and not is_loopback(base.host)
         allowed = f"https, as the token of {token_env} would travel in clear (or set {KEY}.allow_insecure=true)"
-        _require("url", url, allow_insecure or not in_clear, allowed)
+        require(f"{KEY}.url", url, allow_insecure or not in_clear, allowed)
         self.url = f"{str(base).rstrip('/')}/v1/predict"
         self.batch_size = batch_size
         self.retries = retries
@@ -80,7 +86,7 @@ class HttpPrior(Prior):
         answer = np.full(len(queries), np.nan)
         if context is None:
             return answer
-        examples = [{"prompt": o.query.text, "score": 2 * float(o.success) - 1} for o in context]
+        examples = [{"prompt": o.query.text, "score": reward_of_success(float(o.success))} for o in context]
         for start in range(0, len(queries), self.batch_size):
             prompts = [q.text for q in queries[start : start + self.batch_size]]
             response = self._post({"context": examples, "prompts": prompts})
@@ -126,7 +132,7 @@ def _base_url(url: Any) -> httpx.URL:
     except (TypeError, httpx.InvalidURL):
         base = httpx.URL("")
     plain = base.scheme in ("http", "https") and base.host and not (base.userinfo or base.query or base.fragment)
-    _require("url", url, plain, allowed)
+    require(f"{KEY}.url", url, plain, allowed)
     return base
 
 
@@ -136,7 +142,9 @@ def _tls(verify: Any) -> bool | ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=os.fspath(verify))
     except (OSError, TypeError) as error:
-        raise ValueError(f"{KEY}.verify={verify!r} must be true, false or a file of certificates: {error}") from error
+        raise ValueError(
+            f"{KEY}.verify={verify!r} is not allowed: it must be true, false or a file of certificates: {error}"
+        ) from error
 
 
 def _retry_after(response: httpx.Response, otherwise: float) -> float:
@@ -147,8 +155,3 @@ def _retry_after(response: httpx.Response, otherwise: float) -> float:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _require(key: str, value: Any, ok: Any, allowed: str) -> None:
-    if not ok:
-        raise ValueError(f"{KEY}.{key}={value!r} must be {allowed}")

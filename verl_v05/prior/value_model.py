@@ -15,6 +15,7 @@ from ray.util.placement_group import PlacementGroup
 from safetensors import SafetensorError
 
 from value_model.cache import TextCache
+from value_model.checks import require
 from value_model.serving.placement import replica_options
 from value_model.serving.pool import ReplicaPool
 from verl_v05.prior.base import Prior
@@ -57,11 +58,11 @@ class ValueModelPrior(Prior):
         cache_path: str | None = None,
         device: str = "auto",
     ):
-        _require("replicas_per_node", replicas_per_node, replicas_per_node >= 1, "at least 1")
-        _require("gpu_fraction", gpu_fraction, 0 < gpu_fraction <= 1, "in (0, 1]")
-        _require("timeout_s", timeout_s, timeout_s > 0, "positive")
-        _require("load_timeout_s", load_timeout_s, load_timeout_s > 0, "positive")
-        _require("cache_prompts", cache_prompts, cache_prompts >= 1, "at least 1")
+        require(f"{KEY}.replicas_per_node", replicas_per_node, replicas_per_node >= 1, "at least 1")
+        require(f"{KEY}.gpu_fraction", gpu_fraction, 0 < gpu_fraction <= 1, "in (0, 1]")
+        require(f"{KEY}.timeout_s", timeout_s, timeout_s > 0, "positive")
+        require(f"{KEY}.load_timeout_s", load_timeout_s, load_timeout_s > 0, "positive")
+        require(f"{KEY}.cache_prompts", cache_prompts, cache_prompts >= 1, "at least 1")
         self._replica = {"model": model, "backbone": backbone, "device": device}
         self._replicas_per_node = replicas_per_node
         self._gpu_fraction = gpu_fraction
@@ -146,9 +147,4 @@ def _require_writable_folder(key: str, path: str) -> None:
         writable = os.access(Path(path).parent, os.W_OK)
     except OSError:
         writable = False
-    _require(key, path, writable, "a file in a folder that the allocator's process can write to")
-
-
-def _require(key: str, value: object, ok: bool, allowed: str) -> None:
-    if not ok:
-        raise ValueError(f"{KEY}.{key}={value!r} is not allowed: it must be {allowed}")
+    require(f"{KEY}.{key}", path, writable, "a file in a folder that the allocator's process can write to")

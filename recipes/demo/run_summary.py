@@ -1,4 +1,4 @@
-"""The demo's ending: a short table and a picture of one V0.5 run."""
+"""Summary of one V0.5 run of the demo: a short table and a figure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from recipes.demo.runs import Run
 
-matplotlib.use("Agg")
+matplotlib.use("Agg")  # before pyplot is imported: the machine may have no display
 import matplotlib.pyplot as plt
 
 GRPO_GROUP = 16

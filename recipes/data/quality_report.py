@@ -1,4 +1,4 @@
-"""report.md: what was read, what is odd about it, what was dropped, what is in both training set and benchmarks."""
+"""report.md: sources, checks, dropped rows, and problems that are in both the training set and a benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start ``run.sh``, keep its log in a file and show how far it is."""
+"""Training as a child process (``run.sh``): its log in a file, its progress on the console."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ def train(
 ) -> None:
     """Train to the end, showing progress.
 
+    Args:
+        method: of ``run.sh``.
+        seed: order of the data, and of sampling.
+        task: folder of :func:`recipes.demo.make.make_demo`.
+        out: for ``train.log``, ``metrics.jsonl`` and checkpoints; made if it is not there.
+        console: for the progress bar.
+        overrides: hydra overrides.
+        steps: training steps.
+
     Raises:
         RunFailedError: with the last lines of the log and where it is.
     """
@@ -45,6 +54,7 @@ def train(
     log = out / "train.log"
     command = [str(SCRIPT), method, str(seed), str(task.resolve()), str(out.resolve()), *overrides]
     command.append(f"trainer.total_training_steps={steps}")
+    # Until verl opens the file anew, an earlier run's metrics would be shown as progress of this one.
     (out / "metrics.jsonl").unlink(missing_ok=True)
     # The script's "python" is this one, whether or not its environment is activated.
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -52,7 +62,7 @@ def train(
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
         try:
             code = _watch(process, log, out, method, steps, console)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no training run may continue without this process
             process.terminate()
             process.wait()
             raise
