@@ -22,7 +22,6 @@ from verl.trainer.ppo.core_algos import (
     compute_grpo_outcome_advantage,
     compute_grpo_vectorized_outcome_advantage,
 )
-from verl_v05.rollout.demand import make_demand
 
 from value_model.conversions import probability_of_value, success_of_reward, value_of_probability
 from value_model.files import write_text

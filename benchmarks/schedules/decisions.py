@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from verl_v05.rollout.belief import make_belief
-
 from benchmarks.schedules.workload import Workload
 from value_model.conversions import reward_of_success
 from verl_v05.method import Method
