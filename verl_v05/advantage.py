@@ -67,6 +67,7 @@ def advantages(
     if len(k) != groups or not bool(xp.all(k >= 1)):
         raise ValueError(f"every group needs a prior and at least one rollout; got {groups} priors, sizes {k}")
 
+    # Clipped because the rounding of a sum can leave the interval by an ulp, which the fusion would refuse.
     mean_reward = xp.clip(xp.bincount(group, weights=rewards, minlength=groups) / k, -1.0, 1.0)
     fused = fusion.fuse(mean_reward, k, belief)
     reference = fused.baseline[group]
@@ -94,9 +95,8 @@ def leave_one_out(rewards: Array, group: Array, belief: Belief | Array, fusion: 
     others = (k - 1)[group]
     total = xp.bincount(group, weights=rewards, minlength=groups)[group] - rewards
     belief = Belief(belief.prior[group], belief.strength[group])
-    alone = xp.where(
-        xp.isnan(belief.prior), rewards, belief.prior
-    )  # one rollout that says what the prior says changes nothing
+    # One rollout that equals the prior leaves every fusion's baseline at the prior.
+    alone = xp.where(xp.isnan(belief.prior), rewards, belief.prior)
     at_least_one = xp.clip(others, 1.0, None)
     mean_reward = xp.where(others > 0, xp.clip(total / at_least_one, -1.0, 1.0), alone)
     return fusion.fuse(mean_reward, at_least_one, belief).baseline

@@ -9,7 +9,7 @@ and its successes s of k rollouts are beta-binomial(k, m q, m (1 - q)). The inte
 provider and history this is a global Beta distribution that is learnt. (theta, theta') maximises the batch's
 likelihood around the last step's value, with the weight of what earlier steps knew: a Laplace approximation carried
 from step to step, old information fading by ``forgetting``. That smooths, and keeps the fit finite where a batch
-cannot tell: one class only, one prompt, k = 1 (which says nothing of m).
+cannot tell: one class only, one prompt, k = 1 (which carries no information on m).
 
 The likelihood does not depend on why a prompt was stopped, so adaptive allocation does not bias it. Rewards between
 the two outcomes count as fractions of a success.

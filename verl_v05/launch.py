@@ -1,4 +1,4 @@
-"""Checks of a run as a whole, before Ray starts anything: what must fit together for V0.5 to be what it says.
+"""Checks of a run as a whole, before Ray starts anything.
 
 verl's signatures are checked where its trainer and workers are imported anyway: here that would cost seconds.
 """

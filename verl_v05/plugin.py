@@ -44,7 +44,7 @@ class _ThenImport(Loader):
             for follower in self._followers:
                 import_module(follower)
         except ImportError:
-            check_version()  # says so, if another verl is the reason
+            check_version()  # another verl is the likelier reason, and its message names the version
             raise
 
     def __getattr__(self, name: str) -> Any:

@@ -13,7 +13,7 @@ recipe_settings=(
   TRAIN     # parquet file                                            [DAPO-Math-17k in DATA; on cpu the demo's in TASK]
   VAL       # parquet files, separated by commas                 [the six benchmarks in DATA; on cpu the demo's in TASK]
   OUT       # folder of the run: metrics, log, checkpoints                                    [runs/SETTING/METHOD_SEED]
-  DRY_RUN   # 1: only compose and check the config, print what would run where and whether it fits                   [0]
+  DRY_RUN   # 1: only compose and check the config, print what would run where                                         [0]
 
   # One method each: its script says more.
   GROUP     # rollouts a prompt: grpo.sh, dapo.sh, ppo.sh                                                    [16, 16, 4]

@@ -22,7 +22,7 @@ PREFIX = "verl_"
 
 
 class ContractError(RuntimeError):
-    """The installed verl is not one this plugin knows."""
+    """The installed verl is not one that this plugin supports."""
 
 
 def supported_versions() -> list[str]:

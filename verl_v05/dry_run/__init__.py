@@ -1,1 +1,28 @@
 """What a launch would do, from its config alone: no GPU, no Ray, no weights. ``python -m verl_v05.dry_run``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An ``error`` stops the launch, a ``warning`` does not."""
+
+    level: Literal["error", "warning"]
+    message: str
+
+
+def refuse(key: str, value: object, allowed: str) -> Problem:
+    """An error that names the key, its value and what is allowed."""
+    return Problem("error", f"{key}={value!r} is not allowed: it must be {allowed}")
+
+
+def warn(message: str) -> Problem:
+    return Problem("warning", message)
+
+
+def failed(problems: Iterable[Problem]) -> bool:
+    return any(problem.level == "error" for problem in problems)

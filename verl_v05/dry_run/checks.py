@@ -1,165 +1,152 @@
-"""Checks of a composed config that need no verl: sizes that must fit, files that should exist."""
+"""Checks of a composed config: what verl refuses, sizes that must fit, files that should exist.
+
+Rules that verl asserts deep inside its workers are written down here; :mod:`verl_v05.dry_run.pins` names their sources.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from verl.trainer.ppo.utils import need_critic
+from verl.utils.torch_dtypes import BFLOAT_LIST, FLOAT_LIST, HALF_LIST
+from verl.workers.config import ActorConfig, CriticConfig
 
+from value_model.serving.placement import replica_options
 from verl_v05.compat.contract import ContractError, check_version
-from verl_v05.dry_run.launch import (
-    ACTOR,
-    CRITIC,
-    FSDP,
-    REF,
-    ROLLOUT,
-    Launch,
-    has_critic,
-    has_reference,
-    is_v05,
-    lora_rank,
-    replica_gpus,
-    sequence_parallel,
-)
-from verl_v05.dry_run.memory import BYTES
-from verl_v05.dry_run.problems import Problem, refuse, warn
-from verl_v05.dry_run.trace import ModelShape
+from verl_v05.dry_run import Problem, failed, refuse, warn
+from verl_v05.dry_run.from_verl import Workers, check_with_verl, read_workers
+from verl_v05.dry_run.model_sizes import ModelShape
 from verl_v05.launch import check_run
-from verl_v05.settings import SettingsError
+from verl_v05.settings import KEY, load_settings
 
+REF, ACTOR, ROLLOUT, MODEL = (f"actor_rollout_ref.{name}" for name in ("ref", "actor", "rollout", "model"))
+CRITIC, TENSOR_PARALLEL = "critic", f"{ROLLOUT}.tensor_model_parallel_size"
 COUNTS = (
-    "trainer.nnodes",
-    "trainer.n_gpus_per_node",
-    "data.train_batch_size",
-    "data.max_prompt_length",
-    "data.max_response_length",
-    f"{ACTOR}.ppo_mini_batch_size",
-    f"{ACTOR}.ppo_epochs",
-    f"{ROLLOUT}.n",
-    f"{ROLLOUT}.tensor_model_parallel_size",
-    f"{ROLLOUT}.data_parallel_size",
-    f"{ROLLOUT}.pipeline_model_parallel_size",
+    *(f"trainer.{name}" for name in ("nnodes", "n_gpus_per_node")),
+    *(f"data.{name}" for name in ("train_batch_size", "max_prompt_length", "max_response_length")),
+    *(f"{ACTOR}.{name}" for name in ("ppo_mini_batch_size", "ppo_epochs")),
+    *(f"{ROLLOUT}.{name}" for name in ("n", "data_parallel_size", "pipeline_model_parallel_size")),
+    TENSOR_PARALLEL,
 )
+POOLS = {"reward.reward_model": "enable_resource_pool", "distillation": "enabled"}
+FSDP = ("fsdp", "fsdp2")
 SYNCHRONOUS = ("sync", "sync_recorded", "v05")
 GROUPS = ("grpo", "grpo_vectorized", "gdpo", "rloo", "rloo_vectorized", "opo", "reinforce_plus_plus_baseline")
+TRAINING_DTYPES = [d for d in (*FLOAT_LIST, *HALF_LIST, *BFLOAT_LIST) if not isinstance(d, torch.dtype)]
+# Bytes of a parameter, by the names that the inference engine takes; "auto" is the checkpoint's own.
+ROLLOUT_DTYPES = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}
 
 
 def check_config(config: DictConfig) -> list[Problem]:
     """All that is wrong, not only the first; empty if nothing is."""
-    missing = sorted(key for key in OmegaConf.missing_keys(config) if key.startswith(("actor_rollout_ref", "data.")))
-    critic = ("critic.ppo_mini_batch_size", "critic.ppo_epochs") if has_critic(config) else ()
-    counts = [refuse(config, k, "an integer of at least 1") for k in (*COUNTS, *critic) if not _is_count(config, k)]
-    if missing or counts:  # the other checks compute with these
-        return [*(Problem("error", f"{key} is not set: the launch needs it") for key in missing), *counts]
-    rules = (_cluster, _dtypes, _batches, _tokens, _critic, _v05, _files, _not_planned)
-    return [problem for rule in rules for problem in rule(config)]
+    if unset := list(_unset(config)):  # verl and the other checks compute with these
+        return unset
+    problems = check_with_verl(config)
+    if not failed(problems):
+        workers = read_workers(config)
+        problems += [problem for rule in (_engines, _batches, _tokens) for problem in rule(config, workers)]
+    return problems + [p for rule in (_rollout, _critic, _v05, _files, _not_planned) for p in rule(config)]
 
 
-def check_model(launch: Launch, shape: ModelShape, max_model_len: int | None = None) -> list[Problem]:
-    """What must fit the policy's shape; ``max_model_len`` is the rollout's own limit, if set."""
-    context = max_model_len or shape.context
-    problems = []
-    if launch.sequence_tokens > context:
-        problems.append(
-            f"data.max_prompt_length + data.max_response_length={launch.sequence_tokens} is not allowed: "
-            f"it must be at most the context, {context} tokens"
-        )
-    if max_model_len and max_model_len > shape.context:
-        problems.append(
-            f"{ROLLOUT}.max_model_len={max_model_len} is not allowed: it must be at most the model's {shape.context}"
-        )
-    for key, size in (
-        (f"{ROLLOUT}.tensor_model_parallel_size", launch.rollout.tensor_parallel),
-        (f"{ACTOR}.ulysses_sequence_parallel_size", launch.actor.sequence_parallel),
-    ):
-        if shape.heads % size:
-            problems.append(f"{key}={size} is not allowed: it must divide the model's {shape.heads} attention heads")
-    return [Problem("error", message) for message in problems]
+def check_model(config: DictConfig, workers: Workers, policy: ModelShape) -> list[Problem]:
+    """What must fit the policy's shape."""
+    sequence, limit, problems = longest_sequence(config), workers.rollout.max_model_len, []
+    if limit is not None and limit > policy.context:
+        problems.append(refuse(f"{ROLLOUT}.max_model_len", limit, f"at most the model's {policy.context}"))
+    elif limit is None and sequence > policy.context:
+        allowed = f"at most the context, {policy.context} tokens"
+        problems.append(refuse("data.max_prompt_length + data.max_response_length", sequence, allowed))
+    sizes = {TENSOR_PARALLEL: workers.rollout.tensor_model_parallel_size}
+    sizes[f"{ACTOR}.ulysses_sequence_parallel_size"] = sequence_parallel(workers.actor)
+    for key, size in sizes.items():
+        if policy.heads % size:
+            message = f"{key}={size} is not allowed: it must divide the model's {policy.heads} attention heads"
+            problems.append(Problem("error", message))
+    return problems
 
 
-def _cluster(config: DictConfig) -> Iterator[Problem]:
-    nodes, per_node = config.trainer.nnodes, config.trainer.n_gpus_per_node
-    gpus, replica = nodes * per_node, replica_gpus(config)
-    tp = f"{ROLLOUT}.tensor_model_parallel_size"
+def is_v05(config: DictConfig) -> bool:
+    return config.algorithm.adv_estimator == "v05" or OmegaConf.select(config, KEY) is not None
+
+
+def trainer_gpus(config: DictConfig) -> int:
+    return config.trainer.nnodes * config.trainer.n_gpus_per_node
+
+
+def replica_gpus(config: DictConfig) -> int:
+    """GPUs of one replica of the inference engine."""
+    rollout = config.actor_rollout_ref.rollout
+    return rollout.tensor_model_parallel_size * rollout.data_parallel_size * rollout.pipeline_model_parallel_size
+
+
+def longest_sequence(config: DictConfig) -> int:
+    return config.data.max_prompt_length + config.data.max_response_length
+
+
+def sequence_parallel(part: ActorConfig | CriticConfig) -> int:
+    """GPUs that share a sequence."""
+    return getattr(part.engine, "ulysses_sequence_parallel_size", 1)  # FSDP's name for it, which others lack
+
+
+def value_model_kwargs(config: DictConfig) -> dict[str, Any] | None:
+    """Arguments of V0.5's value model, if its prior is the one on replicas beside the policy."""
+    prior = load_settings(config).prior if is_v05(config) else None
+    return {"replicas_per_node": 1, **prior.kwargs} if prior is not None and prior.provider == "v0" else None
+
+
+def value_model_bundles(config: DictConfig) -> list[int]:
+    """Bundles of a node that a replica of the value model shares; ValueError: more replicas than GPUs."""
+    gpus, kwargs = config.trainer.n_gpus_per_node, value_model_kwargs(config)
+    if kwargs is None:
+        return []
+    node = SimpleNamespace(bundle_count=gpus, bundle_specs=[{"GPU": 1.0}] * gpus)
+    options = replica_options([node], kwargs["replicas_per_node"], gpu_fraction=0.1)
+    return [option["scheduling_strategy"].placement_group_bundle_index for option in options]
+
+
+def _unset(config: DictConfig) -> Iterator[Problem]:
+    for key in sorted(OmegaConf.missing_keys(config)):
+        if key.startswith(("actor_rollout_ref", "data.")):
+            yield Problem("error", f"{key} is not set: the launch needs it")
+    critic = ("critic.ppo_mini_batch_size", "critic.ppo_epochs") if need_critic(config) else ()
+    allowed = dict.fromkeys((*COUNTS, *critic), "an integer of at least 1")
+    for pool, switch in POOLS.items():
+        if OmegaConf.select(config, f"{pool}.{switch}"):
+            allowed |= dict.fromkeys((f"{pool}.nnodes", f"{pool}.n_gpus_per_node"), f"at least 1 with {switch}")
+    for key, why in allowed.items():
+        if not _is_count(value := OmegaConf.select(config, key)):
+            yield refuse(key, value, why)
+
+
+def _rollout(config: DictConfig) -> Iterator[Problem]:
+    rollout, per_node, gpus = config.actor_rollout_ref.rollout, config.trainer.n_gpus_per_node, trainer_gpus(config)
+    size, replica = rollout.tensor_model_parallel_size, replica_gpus(config)
     if gpus % replica:
-        others = "" if replica == OmegaConf.select(config, tp) else f" (with data and pipeline parallelism {replica})"
-        yield refuse(config, tp, f"such that a replica's GPUs{others} divide nnodes x n_gpus_per_node = {gpus}")
-    elif replica % min(per_node, replica) or (replica < per_node and per_node % replica):
-        yield refuse(config, tp, f"such that a replica's {replica} GPUs are whole nodes or divide one of {per_node}")
-    for engine, state in ((ACTOR, f"{ACTOR}.fsdp_config"), *([(CRITIC, "critic.fsdp")] if has_critic(config) else [])):
-        size = OmegaConf.select(config, f"{state}.fsdp_size")
-        if size is not None and 0 < size < gpus and gpus % size:
-            yield refuse(config, f"{state}.fsdp_size", f"-1 or a divisor of nnodes x n_gpus_per_node = {gpus}")
-        if gpus % sequence_parallel(config, engine):
-            yield refuse(config, f"{engine}.ulysses_sequence_parallel_size", f"a divisor of the {gpus} GPUs")
-    if not 0 < (config.actor_rollout_ref.rollout.gpu_memory_utilization or 0) < 1:
-        yield refuse(config, f"{ROLLOUT}.gpu_memory_utilization", "between 0 and 1")
-    if config.reward.reward_model.enable_resource_pool:
-        for key in ("reward.reward_model.nnodes", "reward.reward_model.n_gpus_per_node"):
-            if not _is_count(config, key):
-                yield refuse(config, key, "at least 1 with enable_resource_pool")
-
-
-def _dtypes(config: DictConfig) -> Iterator[Problem]:
-    states = [f"{ACTOR}.fsdp_config", *(["critic.fsdp"] if has_critic(config) else [])]
-    precisions = [f"{state}.mixed_precision.{name}_dtype" for state in states for name in ("param", "reduce")]
-    for key in (f"{ROLLOUT}.dtype", *(f"{state}.model_dtype" for state in states), *precisions):
-        value = OmegaConf.select(config, key)
-        if value is not None and str(value) not in BYTES:
-            yield refuse(config, key, f"one of {', '.join(BYTES)}")
-
-
-def _batches(config: DictConfig) -> Iterator[Problem]:
-    """V0.5 has its own rule for prompts, and splits uneven rows itself."""
-    if is_v05(config):
-        return
-    prompts, group = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
-    gpus = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    for engine in (ACTOR, *([CRITIC] if has_critic(config) else [])):
-        part, key = OmegaConf.select(config, engine), f"{engine}.ppo_mini_batch_size"
-        mini, ranks = part.ppo_mini_batch_size, max(1, gpus // sequence_parallel(config, engine))
-        if mini > prompts or prompts % mini:
-            yield refuse(config, key, f"(in prompts) a divisor of data.train_batch_size={prompts}")
-        elif mini * group % ranks:
-            yield refuse(config, key, f"such that {mini} x {ROLLOUT}.n={group} rollouts divide over {ranks} GPUs")
-        elif not part.use_dynamic_bsz and (rows := part.ppo_micro_batch_size_per_gpu) and mini * group // ranks % rows:
-            share = mini * group // ranks
-            yield refuse(config, f"{engine}.ppo_micro_batch_size_per_gpu", f"a divisor of a GPU's {share} rollouts")
-    if group == 1 and config.algorithm.adv_estimator in GROUPS:
-        yield warn(f"{ROLLOUT}.n=1 with {config.algorithm.adv_estimator}: a group of one has nothing to compare with")
-
-
-def _tokens(config: DictConfig) -> Iterator[Problem]:
-    sequence = config.data.max_prompt_length + config.data.max_response_length
-    why = f"at least max_prompt_length + max_response_length = {sequence}"
-    limit = OmegaConf.select(config, f"{ROLLOUT}.max_model_len")
-    if limit is not None and limit < sequence:
-        yield refuse(config, f"{ROLLOUT}.max_model_len", why)
-    actor = config.actor_rollout_ref.actor
-    if actor.use_dynamic_bsz != config.actor_rollout_ref.rollout.log_prob_use_dynamic_bsz:
-        wanted = f"{actor.use_dynamic_bsz}, as {ACTOR}.use_dynamic_bsz"
-        yield refuse(config, f"{ROLLOUT}.log_prob_use_dynamic_bsz", wanted)
-    limits = [
-        (ACTOR, f"{ACTOR}.ppo_max_token_len_per_gpu", actor.use_dynamic_bsz),
-        (ACTOR, f"{ROLLOUT}.log_prob_max_token_len_per_gpu", actor.use_dynamic_bsz),
-        (ACTOR, f"{REF}.log_prob_max_token_len_per_gpu", has_reference(config) and actor.use_dynamic_bsz),
-        (CRITIC, "critic.ppo_max_token_len_per_gpu", has_critic(config) and config.critic.use_dynamic_bsz),
-        (CRITIC, "critic.forward_max_token_len_per_gpu", has_critic(config) and config.critic.use_dynamic_bsz),
-    ]
-    for engine, key, used in limits:
-        parallel = sequence_parallel(config, engine)
-        if used and (not _is_count(config, key) or OmegaConf.select(config, key) * parallel < sequence):
-            over = f", over {parallel} GPUs" if parallel > 1 else ""
-            yield refuse(config, key, why + over)
+        others = "" if replica == size else f" (with data and pipeline parallelism {replica})"
+        allowed = f"such that a replica's GPUs{others} divide nnodes x n_gpus_per_node = {gpus}"
+        yield refuse(TENSOR_PARALLEL, size, allowed)
+    # verl cuts replicas out of the ranks in order: one that neither fills nor divides a node would lie on two.
+    elif max(replica, per_node) % min(replica, per_node):
+        allowed = f"such that a replica's {replica} GPUs are whole nodes or divide one of {per_node}"
+        yield refuse(TENSOR_PARALLEL, size, allowed)
+    if not 0 < (rollout.gpu_memory_utilization or 0) < 1:
+        yield refuse(f"{ROLLOUT}.gpu_memory_utilization", rollout.gpu_memory_utilization, "between 0 and 1")
+    if rollout.dtype not in ROLLOUT_DTYPES:
+        yield refuse(f"{ROLLOUT}.dtype", rollout.dtype, f"one of {', '.join(ROLLOUT_DTYPES)}")
 
 
 def _critic(config: DictConfig) -> Iterator[Problem]:
-    if config.algorithm.adv_estimator == "gae" and not has_critic(config):
-        yield refuse(config, "critic.enable", "null or true with algorithm.adv_estimator=gae, which needs values")
-    if config.algorithm.adv_estimator != "gae" and has_critic(config) and not is_v05(config):
-        yield warn(f"critic.enable=True: algorithm.adv_estimator={config.algorithm.adv_estimator} makes no use of it")
+    estimator, critic = config.algorithm.adv_estimator, need_critic(config)
+    if estimator == "gae" and not critic:
+        allowed = "null or true with algorithm.adv_estimator=gae, which needs values"
+        yield refuse("critic.enable", config.critic.enable, allowed)
+    if estimator != "gae" and critic and not is_v05(config):
+        yield warn(f"critic.enable=True: algorithm.adv_estimator={estimator} makes no use of it")
 
 
 def _v05(config: DictConfig) -> Iterator[Problem]:
@@ -167,28 +154,10 @@ def _v05(config: DictConfig) -> Iterator[Problem]:
         return
     try:
         check_version()
-        settings = check_run(config)
-    except (ContractError, SettingsError) as error:
+        check_run(config)
+        value_model_bundles(config)
+    except (ContractError, ValueError) as error:
         yield Problem("error", str(error))
-        return
-    if settings.prior.provider == "v0":
-        try:
-            value_model_bundles(config.trainer.n_gpus_per_node, settings.prior.kwargs.get("replicas_per_node", 1))
-        except ValueError as error:
-            yield Problem("error", str(error))
-
-
-def value_model_bundles(gpus_per_node: int, per_node: int) -> list[int]:
-    """Bundles of a node that a replica of the value model shares.
-
-    Raises:
-        ValueError: more replicas than GPUs.
-    """
-    from value_model.serving.placement import replica_options
-
-    node = SimpleNamespace(bundle_count=gpus_per_node, bundle_specs=[{"GPU": 1.0}] * gpus_per_node)
-    options = replica_options([node], per_node, gpu_fraction=0.1)
-    return [option["scheduling_strategy"].placement_group_bundle_index for option in options]
 
 
 def _files(config: DictConfig) -> Iterator[Problem]:
@@ -202,26 +171,83 @@ def _files(config: DictConfig) -> Iterator[Problem]:
 
 def _not_planned(config: DictConfig) -> Iterator[Problem]:
     """What the plan leaves out, so that nobody believes it is in."""
-    rollout, mode = config.actor_rollout_ref.rollout, config.trainer.v1.trainer_mode
-    strategy = config.actor_rollout_ref.actor.strategy
+    strategy, mode = config.actor_rollout_ref.actor.strategy, config.trainer.v1.trainer_mode
     if strategy not in FSDP:
         yield warn(f"{ACTOR}.strategy={strategy}: memory is estimated for {' and '.join(FSDP)} only")
     if mode not in SYNCHRONOUS:
         yield warn(f"trainer.v1.trainer_mode={mode}: the plan is that of the synchronous trainers")
-    if rollout.name != "sglang":
-        yield warn(f"{ROLLOUT}.name={rollout.name}: the rollout's memory is estimated by sglang's rules")
-    if replica_gpus(config) != rollout.tensor_model_parallel_size:
-        yield warn(f"{ROLLOUT}: data and pipeline parallelism are left out of the memory estimate")
-    if lora_rank(config):
+    if any(OmegaConf.select(config, f"{MODEL}.{key}") for key in ("lora_rank", "lora.rank", "lora_adapter_path")):
         yield warn("LoRA: gradients and optimizer are estimated as for training all parameters, an upper bound")
-    if config.reward.reward_model.enable and not config.reward.reward_model.enable_resource_pool:
-        yield warn("reward.reward_model.enable=True without a pool of its own: its memory is left out of the estimate")
-    if OmegaConf.select(rollout, "quantization"):
-        yield warn(f"{ROLLOUT}.quantization={rollout.quantization}: the rollout's weights are estimated unquantised")
-    if config.actor_rollout_ref.model.enable_activation_offload:
-        yield warn("actor_rollout_ref.model.enable_activation_offload=True is left out of the memory estimate")
 
 
-def _is_count(config: DictConfig, key: str) -> bool:
-    value = OmegaConf.select(config, key)
+def _engines(config: DictConfig, workers: Workers) -> Iterator[Problem]:
+    gpus = trainer_gpus(config)
+    for key, part in _trained(workers):
+        state = f"{key}.fsdp" if key == CRITIC else f"{key}.fsdp_config"
+        size, parallel = getattr(part.engine, "fsdp_size", -1), sequence_parallel(part)
+        if 0 < size < gpus and gpus % size:
+            yield refuse(f"{state}.fsdp_size", size, f"-1 or a divisor of nnodes x n_gpus_per_node = {gpus}")
+        if gpus % parallel:
+            where = state if key == CRITIC else key  # verl reads the critic's from there only
+            yield refuse(f"{where}.ulysses_sequence_parallel_size", parallel, f"a divisor of the {gpus} GPUs")
+        for name in ("model_dtype", "mixed_precision.param_dtype", "mixed_precision.reduce_dtype"):
+            dtype = OmegaConf.select(config, f"{state}.{name}")
+            if dtype is not None and dtype not in TRAINING_DTYPES:
+                yield refuse(f"{state}.{name}", dtype, f"one of {', '.join(map(str, TRAINING_DTYPES))}")
+
+
+def _batches(config: DictConfig, workers: Workers) -> Iterator[Problem]:
+    """V0.5 has its own rule for prompts, and splits uneven rows itself."""
+    if is_v05(config):
+        return
+    prompts, group = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
+    for key, part in _trained(workers):
+        mini, ranks = part.ppo_mini_batch_size, max(1, trainer_gpus(config) // sequence_parallel(part))
+        share, rows = mini * group // ranks, part.ppo_micro_batch_size_per_gpu
+        if mini > prompts or prompts % mini:
+            allowed = f"(in prompts) a divisor of data.train_batch_size={prompts}"
+            yield refuse(f"{key}.ppo_mini_batch_size", mini, allowed)
+        elif mini * group % ranks:
+            allowed = f"such that {mini} x {ROLLOUT}.n={group} rollouts divide over {ranks} GPUs"
+            yield refuse(f"{key}.ppo_mini_batch_size", mini, allowed)
+        # verl makes the critic's micro-batches by tokens, whatever critic.use_dynamic_bsz says.
+        elif key == ACTOR and not part.use_dynamic_bsz and rows and share % rows:
+            yield refuse(f"{key}.ppo_micro_batch_size_per_gpu", rows, f"a divisor of a GPU's {share} rollouts")
+    if group == 1 and config.algorithm.adv_estimator in GROUPS:
+        yield warn(f"{ROLLOUT}.n=1 with {config.algorithm.adv_estimator}: a group of one has nothing to compare with")
+
+
+def _tokens(config: DictConfig, workers: Workers) -> Iterator[Problem]:
+    """Each micro-batch, and the inference engine, must have room for the longest sequence."""
+    sequence, actor, rollout = longest_sequence(config), workers.actor, workers.rollout
+    why = f"at least max_prompt_length + max_response_length = {sequence}"
+    if rollout.max_model_len is not None and rollout.max_model_len < sequence:
+        yield refuse(f"{ROLLOUT}.max_model_len", rollout.max_model_len, why)
+    if actor.use_dynamic_bsz != rollout.log_prob_use_dynamic_bsz:
+        allowed = f"{actor.use_dynamic_bsz}, as {ACTOR}.use_dynamic_bsz"
+        yield refuse(f"{ROLLOUT}.log_prob_use_dynamic_bsz", rollout.log_prob_use_dynamic_bsz, allowed)
+    limits = []
+    if actor.use_dynamic_bsz:
+        limits.append((f"{ACTOR}.ppo_max_token_len_per_gpu", actor.ppo_max_token_len_per_gpu, actor))
+        limits.append((f"{ROLLOUT}.log_prob_max_token_len_per_gpu", rollout.log_prob_max_token_len_per_gpu, actor))
+    if (ref := workers.reference) is not None and ref.use_dynamic_bsz:
+        limits.append((f"{REF}.log_prob_max_token_len_per_gpu", ref.ppo_max_token_len_per_gpu, ref))
+    if (critic := workers.critic) is not None:
+        ignored, read = critic.ppo_max_token_len_per_gpu, critic.ppo_infer_max_token_len_per_gpu
+        limits.append(("critic.ppo_infer_max_token_len_per_gpu", read, critic))
+        if ignored != read:
+            instead = f"verl's V1 trainer reads critic.ppo_infer_max_token_len_per_gpu={read} instead"
+            yield warn(f"critic.ppo_max_token_len_per_gpu={ignored} has no effect: {instead}")
+    for key, tokens, part in limits:
+        parallel = sequence_parallel(part)
+        if not _is_count(tokens) or tokens * parallel < sequence:
+            yield refuse(key, tokens, why + (f", over {parallel} GPUs" if parallel > 1 else ""))
+
+
+def _trained(workers: Workers) -> list[tuple[str, ActorConfig | CriticConfig]]:
+    parts = [(ACTOR, workers.actor), (CRITIC, workers.critic)]
+    return [(key, part) for key, part in parts if part is not None]
+
+
+def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -15,9 +15,7 @@ ENTRY = "verl.trainer"  # a relative --config-path starts where main_ppo.py lies
 
 
 def compose_launch(config_path: str, config_name: str, overrides: Sequence[str]) -> DictConfig:
-    """Args:
-        config_path: ``pkg://package``, a folder, or a folder relative to main_ppo.py, as for main_ppo.
-        overrides: hydra's.
+    """Compose a config from ``pkg://package``, a folder, or a folder relative to main_ppo.py.
 
     Raises:
         hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: as main_ppo would, with hydra's message.

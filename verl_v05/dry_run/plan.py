@@ -1,93 +1,133 @@
-"""All that the dry run says of a valid launch."""
+"""What a valid launch would run, and where."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
+from omegaconf import DictConfig
+from verl.utils.torch_dtypes import PrecisionType
+from verl.workers.config import ActorConfig, CriticConfig
 
-from verl_v05.dry_run.launch import CRITIC, FSDP, MODEL, Engine, Launch
-from verl_v05.dry_run.memory import BYTES, Memory, estimate, max_rollouts
-from verl_v05.dry_run.placement import Place, place
-from verl_v05.dry_run.shapes import find_config
-from verl_v05.dry_run.trace import Kind, ModelShape, measure
-from verl_v05.dry_run.value_model_shape import ValueModelShape, value_model_shape
+from verl_v05.dry_run import checks
+from verl_v05.dry_run.from_verl import Workers
+from verl_v05.dry_run.model_sizes import ModelShape
+from verl_v05.settings import load_settings
 
-DTYPES = {2: torch.bfloat16, 4: torch.float32}
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one training step does."""
-
-    prompts: int
-    first_rollouts: int
-    max_rollouts: int | None  # None: groups of equal outcome are replaced without limit
-    max_tokens: int | None  # prompts and responses of all rollouts at full length
-    updates: int  # optimizer steps of the actor
-    critic_updates: int
+POOLS = {"reward_pool": "reward model", "teacher_pool": "distillation teacher"}
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """Of the launch's models."""
+class Model:
+    """What one role of the launch runs."""
 
-    policy: ModelShape
-    critic: ModelShape | None
-    value_model: ValueModelShape | None
+    name: str
+    parameters: int | None  # None: its config is not read
+    where: str
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A number, None where it has no limit, and what it comes from."""
+
+    number: int | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """One GPU, by verl's order: ranks count bundle by bundle, node by node."""
+
+    node: int
+    bundle: int  # Ray's number, which need not be the device's own
+    rank: int  # of the actor's shard, and of the reference policy's and critic's
+    replica: int  # of the inference engine
+    replica_rank: int
+    value_model: bool
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``memory`` is None where it cannot be estimated: on a CPU, or with another engine than FSDP."""
+    """All that the dry run tells of a valid launch."""
 
-    launch: Launch
-    shapes: Shapes
-    step: Step
+    models: dict[str, Model]  # by role
+    step: dict[str, Amount]
     places: tuple[Place, ...]
-    memory: Memory | None
 
 
-def step_of(launch: Launch) -> Step:
-    """Updates are mini-batches x epochs; what is left of the prompts by mini-batches is filled up with padding."""
-    most = max_rollouts(launch)
-    critic = 0
-    if launch.critic is not None:
-        critic = math.ceil(launch.prompts / launch.critic_mini_batch) * launch.critic_epochs
-    return Step(
-        prompts=launch.prompts,
-        first_rollouts=launch.prompts * launch.group,
-        max_rollouts=most,
-        max_tokens=None if most is None else most * launch.sequence_tokens,
-        updates=math.ceil(launch.prompts / launch.mini_batch) * launch.epochs,
-        critic_updates=critic,
-    )
+def make_plan(config: DictConfig, workers: Workers, policy: ModelShape, critic: ModelShape | None) -> Plan:
+    """Plan a launch in which :func:`verl_v05.dry_run.checks.check_config` finds no error; ``critic`` if it has one."""
+    models = dict(_models(config, workers, policy, critic))
+    return Plan(models, step_of(config, workers), tuple(_places(config)))
 
 
-def shapes_of(launch: Launch, given: Mapping[str, Path]) -> Shapes:
-    """Raises:
-    ShapeError: a model's config cannot be found.
-    """
+def step_of(config: DictConfig, workers: Workers) -> dict[str, Amount]:
+    """What one training step does; updates are mini-batches, in prompts, x epochs."""
+    v05 = load_settings(config) if checks.is_v05(config) else None
+    prompts, group = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
+    group_max = v05.k_max if v05 is not None and v05.schedule != "fixed" else group
+    most, source = prompts * group_max, f"{prompts} prompts x {group_max}"
+    if v05 is not None and v05.max_rollouts_per_step is not None:
+        most, source = min(most, v05.max_rollouts_per_step), f"{source}, capped at {v05.max_rollouts_per_step:,}"
+    if workers.refills:
+        most, source = None, "groups of equal outcome are replaced by new prompts"
+    step = {
+        "prompts": Amount(prompts, "data.train_batch_size"),
+        "first_rollouts": Amount(prompts * group, f"{prompts} prompts x {group}"),
+        "max_rollouts": Amount(most, source),
+        "max_tokens": Amount(most and most * checks.longest_sequence(config), "rollouts at most, at full length"),
+    }
+    for name, part in (("updates", workers.actor), ("critic_updates", workers.critic)):
+        if part is not None:
+            mini, epochs = part.ppo_mini_batch_size, part.ppo_epochs
+            source = f"{prompts} prompts / mini-batches of {mini} x {epochs} epochs"
+            step[name] = Amount(prompts // mini * epochs, source)
+    return step
 
-    def shape(engine: Engine, kind: Kind, key: str) -> ModelShape:
-        config = find_config(f"{key}.path", engine.model, given)
-        return measure(config, kind, DTYPES[BYTES[engine.param_dtype]])
 
-    return Shapes(
-        policy=shape(launch.actor, "policy", MODEL),
-        critic=None if launch.critic is None else shape(launch.critic, "critic", f"{CRITIC}.model"),
-        value_model=None if launch.value_model is None else value_model_shape(launch.value_model, given),
-    )
+def _models(
+    config: DictConfig, workers: Workers, policy: ModelShape, critic: ModelShape | None
+) -> Iterator[tuple[str, Model]]:
+    path, rollout, ranks = config.actor_rollout_ref.model.path, workers.rollout, checks.replica_gpus(config)
+    yield "actor", Model(path, policy.parameters, _sharding(workers.actor, policy.parameters, config))
+    if workers.reference is not None:
+        yield "reference policy", Model(path, policy.parameters, "shards in host memory, layer by layer on the GPU")
+    if critic is not None:
+        where = _sharding(workers.critic, critic.parameters, config)
+        yield "critic", Model(config.critic.model.path, critic.parameters, where)
+    weights = policy.parameters * checks.ROLLOUT_DTYPES[rollout.dtype] / rollout.tensor_model_parallel_size
+    held = f"{rollout.dtype}{_gib('weights', weights, config)}, static share {rollout.gpu_memory_utilization:g}"
+    replicas = f"{checks.trainer_gpus(config) // ranks} replicas of {ranks} rank{'s' * (ranks > 1)} ({held})"
+    yield rollout.name, Model(path, policy.parameters, replicas)
+    if (kwargs := checks.value_model_kwargs(config)) is not None:
+        where = f"{kwargs['replicas_per_node']} a node, {kwargs.get('gpu_fraction', 0.1):g} of a GPU booked"
+        yield "value model", Model(kwargs.get("model") or "the package's small one", None, where)
+    for pool, nodes in workers.pools.items():
+        if pool in POOLS:
+            yield POOLS[pool], Model("", None, f"{len(nodes)} x {nodes[0]} GPUs more")
 
 
-def make_plan(launch: Launch, shapes: Shapes, gpu_memory: float) -> Plan:
-    """Args:
-    gpu_memory: bytes of a GPU.
-    """
-    memory = None
-    if launch.device != "cpu" and launch.actor.strategy in FSDP:
-        memory = estimate(launch, shapes.policy, shapes.critic, shapes.value_model, gpu_memory)
-    return Plan(launch, shapes, step_of(launch), place(launch), memory)
+def _places(config: DictConfig) -> Iterator[Place]:
+    """Every GPU of the trainer's nodes."""
+    per_node, size = config.trainer.n_gpus_per_node, checks.replica_gpus(config)
+    hosts = checks.value_model_bundles(config)
+    for rank in range(checks.trainer_gpus(config)):
+        node, bundle = divmod(rank, per_node)
+        yield Place(node, bundle, rank, *divmod(rank, size), value_model=bundle in hosts)
+
+
+def _sharding(part: ActorConfig | CriticConfig, parameters: int, config: DictConfig) -> str:
+    """How many GPUs share a copy of the training state, and what each of them holds of it."""
+    gpus, size = checks.trainer_gpus(config), getattr(part.engine, "fsdp_size", -1)
+    shards = size if 0 < size < gpus else gpus
+    if part.strategy not in checks.FSDP:
+        return f"{shards} shards ({part.strategy})"
+    dtype = part.engine.model_dtype or "fp32"
+    weights = parameters * PrecisionType.to_dtype(dtype).itemsize / shards
+    held = _gib("weights", weights, config) + _gib("Adam moments", 2 * weights, config)
+    return f"{shards} shards ({part.strategy}, {dtype}{held})"
+
+
+def _gib(name: str, size: float, config: DictConfig) -> str:
+    """Bytes on one GPU; nothing for a CPU, whose memory is that of all processes together."""
+    return "" if config.trainer.device == "cpu" else f", {name} {size / 2**30:.1f} GiB"

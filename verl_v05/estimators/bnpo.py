@@ -55,7 +55,7 @@ def normaliser(groups: Groups) -> tuple[float, float]:
     """(alpha, beta) = (max(1, 1 + a/3), max(1, 1 + b/3)), with Beta(a, b) fitted to the success rates by moments.
 
     With mean m and variance v (divisor G - 1) of the groups' means, a = m c and b = (1 - m) c, c = m (1 - m) / v - 1.
-    (1, 1) where a batch says nothing of v: one group, as in the authors' code, or groups of one mean, where it
+    (1, 1) where a batch has no estimate of v: one group, as in the authors' code, or groups of one mean, where it
     divides by 0.
     """
     p = groups.mean()

@@ -34,7 +34,7 @@ class Anchor:
 
         Without ``eta`` the belief is the mean of the last ``window`` batches' success rates (Eq. 134). With it
         C+ = (1 - eta_t) C + eta_t y (Eq. 8), eta_t = min(1, eta * sigma) with sigma the standard deviation of the
-        last ``window`` beliefs (Eq. 9-11). sigma says nothing before there are as many, and from equal beliefs
+        last ``window`` beliefs (Eq. 9-11). sigma is not defined before there are as many, and from equal beliefs
         Eq. 8 never departs: until then C is the mean of all batches (ours).
         """
         if eta is None:

@@ -39,8 +39,8 @@ def two_level_baseline(groups: Groups) -> Array:
     lambda_i = (G - 1)/G * v / (v + s) (Eq. 15), with v the mean variance of the other groups' means,
     sum (r - mean)^2 / (k (k - 1)) each, and s the variance, divisor G - 1, of those means (Eq. 13, 14).
 
-    Groups of one say nothing of v and are left out of it; their own baseline is the other groups' mean. Where v and s
-    are both 0, and where there is one group, lambda is 0; a single rollout is its own baseline.
+    Groups of one carry no information on v and are left out of it; their own baseline is the other groups' mean.
+    Where v and s are both 0, and where there is one group, lambda is 0; a single rollout is its own baseline.
     """
     xp, k, mean = groups.xp, groups.size, groups.mean()
     count = len(k)

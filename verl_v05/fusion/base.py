@@ -70,7 +70,7 @@ class FusionMethod(ABC):
 
     @property
     def ready(self) -> bool:
-        """Whether beliefs are good enough to decide on further rollouts; a fusion that learns may be not yet."""
+        """Whether beliefs may decide on further rollouts; False for a fusion that has not learnt from any step yet."""
         return True
 
     def learn(self, prompt_ids: Sequence[str], probability: np.ndarray, successes: np.ndarray, k: np.ndarray) -> Belief:

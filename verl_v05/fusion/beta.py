@@ -25,7 +25,7 @@ def fuse_beta(mean_reward: Array, k: Array, prior: Array, strength: Array) -> Fu
 
     Returns:
         :class:`~verl_v05.fusion.Fusion` with weight k / (k + m) and the squared bias of Eq. 7, which is not used here
-        but says in the same terms how far prior and rollouts are apart.
+        but measures how far prior and rollouts are apart in the paper's terms.
 
     Raises:
         ValueError: a value out of range, or NaN.

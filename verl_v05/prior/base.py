@@ -10,7 +10,7 @@ import numpy as np
 
 from verl_v05.prior.query import Outcome, Query
 
-if TYPE_CHECKING:  # ray takes a second, and the maths that counts outcomes lives in this package too
+if TYPE_CHECKING:  # importing ray takes a second, and the pure counts of this package need none of it
     from ray.util.placement_group import PlacementGroup
 
 
@@ -60,7 +60,7 @@ class Prior(ABC):
 
 
 class NoPrior(Prior):
-    """Knows nothing: every prior is missing, so the baseline is the group mean."""
+    """No prediction: every prior is missing, so the baseline is the group mean."""
 
     def predict(self, queries: Sequence[Query], context: Sequence[Outcome] | None, step: int) -> np.ndarray:
         return np.full(len(queries), np.nan)

@@ -1,7 +1,7 @@
 """Agent-loop worker whose groups grow: verl's sessions, scoring and storage, our number of them.
 
 Overrides two private methods of verl's worker (pinned in ``verl_v05.compat.contract``): ``_run_prompt``, whose body
-says where n may be made dynamic, and ``_agent_loop_postprocess``, to hand the outcome reward back.
+has a comment on where n may be made dynamic, and ``_agent_loop_postprocess``, to hand the outcome reward back.
 
 Invariants:
 - validation prompts take verl's own path;
@@ -66,7 +66,8 @@ class V05AgentLoopWorker(_VerlWorker):
                 first += extra
                 extra = await self.allocator.settle.remote(uid, rewards, errors, problems)
         except Exception:
-            # The allocator is gone: the trainer fails when it closes the step. Let it get there.
+            # The allocator is gone. The trainer's own call to it raises when the step is closed, and that error ends
+            # the run; a group that never reached a terminal status would keep the trainer from making the call.
             logger.exception("prompt %s stops at %d rollouts", uid, first)
             failed += 1
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure" if failed else "finished"})

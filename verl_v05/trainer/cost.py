@@ -12,7 +12,7 @@ DISCARDED = ("training/filter_groups/evicted_samples", "training/filter_groups/d
 
 @dataclass(frozen=True)
 class Cost:
-    """Totals since a run's first step, its earlier lives included; ``asdict`` of it is JSON.
+    """Totals since a run's first step, over all its resumptions; ``asdict`` of it is JSON.
 
     ``rollouts`` and ``response_tokens`` count what was generated for training, whether trained on or discarded;
     ``seconds`` is the time of training steps, without validation.
