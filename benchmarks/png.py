@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 
-import matplotlib
-
-matplotlib.use("Agg")  # before pyplot: machines without a display have no other backend
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
+plt.switch_backend("Agg")  # figures are only written: no window, and no display needed
 DPI = 100
 COLOURS = 64  # of the palette: lines of a dozen colours and the shades of their anti-aliased edges
 

@@ -10,12 +10,13 @@ import argparse
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -26,7 +27,7 @@ from benchmarks.bench import BenchError
 from benchmarks.bench.checkpoint import find_model, fingerprint
 from benchmarks.bench.engine import Sampling, SglangEngine, check_lengths, engine_arguments, tokenize
 from benchmarks.bench.generation import generate_and_grade
-from benchmarks.bench.problems import BENCHMARKS, digest, draw, read_benchmark
+from benchmarks.bench.problems import BENCHMARKS, Problem, digest, draw, read_benchmark
 from benchmarks.bench.queue import requests, stable_seed
 from benchmarks.bench.results_page import machine, markdown, measure, requested_samples, throughput, write_result
 from benchmarks.bench.samples import SampleStore
@@ -96,6 +97,18 @@ def grader_fingerprint() -> str:
     return total.hexdigest()[:16]
 
 
+def measurement_fingerprint(
+    model: Path, sampling: Sampling, benchmarks: Mapping[str, Sequence[Problem]]
+) -> dict[str, Any]:
+    """What must not change between sessions that share a folder: nested, for messages about what differs."""
+    return {
+        "model": fingerprint(model),
+        "sampling": asdict(sampling),
+        "grader": grader_fingerprint(),
+        "data": {name: digest(problems) for name, problems in benchmarks.items()},
+    }
+
+
 def announce(model: str, amount: Amount, args: argparse.Namespace, console: Console) -> None:
     """Print what a machine without a GPU measures instead."""
     console.print(
@@ -133,12 +146,7 @@ def bench(args: argparse.Namespace, console: Console) -> None:
     drawn = {b: draw(problems, amount.problems, args.seed) for b, problems in whole.items()}
     asked = requests(drawn, amount.samples, args.seed)
     folder = find_model(args.model, args.revision) if args.model else make_small_model(RUNS / "models" / NAME, console)
-    identity = {
-        "model": fingerprint(folder),
-        "sampling": asdict(sampling),
-        "grader": grader_fingerprint(),
-        "data": {b: digest(problems) for b, problems in whole.items()},
-    }
+    identity = measurement_fingerprint(folder, sampling, whole)
     out = args.out or RUNS / Path(name).name
     with closing(SampleStore(out, identity)) as store:
         queue = [r for r in asked if r.key not in store.finished]
@@ -157,7 +165,7 @@ def bench(args: argparse.Namespace, console: Console) -> None:
         "sample": any(len(drawn[b]) < len(whole[b]) for b in whole),
         "samples": amount.samples,
         "drawn": {b: f"{len(drawn[b])} of {len(whole[b])}" for b in whole},
-        "sampling": asdict(sampling),
+        "sampling": identity["sampling"],
         "benchmarks": measure(table, amount.samples, args.seed),
         "run": {
             **throughput(table),

@@ -6,19 +6,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from benchmarks.dashboard import panels
 from benchmarks.dashboard.methods import REFERENCE, Style, styles
 from benchmarks.dashboard.panels import Axis, Curve, Stack
 from benchmarks.dashboard.runs import Comparison, Run
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
 
 Groups = Mapping[str, Sequence[Run]]
 Lines = Mapping[str, pd.DataFrame]  # by method: index x, columns mean and sd

@@ -29,7 +29,7 @@ from benchmarks.png import to_png
 from value_model.files import write_bytes
 
 PAGE = Template((Path(__file__).parent / "page.html").read_text())
-DPI, CSS_DPI = 150, 96
+DPI, CSS_DPI = 120, 96
 LOADS = re.compile(r"<(?:img|script|link|iframe|object|embed|video|audio|source)\b|url\(", re.IGNORECASE)
 
 
