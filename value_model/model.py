@@ -1,4 +1,7 @@
-"""V0: encoder, adapter and in-context head, from prompts to success probabilities."""
+"""V0: encoder, adapter and in-context head, from prompts to success probabilities.
+
+Shape suffixes: C context prompts, Q queries, F features, and, for a batch in the encoder, B prompts, T tokens, D width.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from value_model.adapter import Adapter
 from value_model.backbone import Backbone
 from value_model.cache import TextCache
+from value_model.checkpoint import ModelParts, load_parts, save_parts
 from value_model.config import ValueModelConfig
 from value_model.head import InContextHead
 
@@ -119,18 +123,14 @@ class ValueModel(nn.Module):
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def save_pretrained(self, path: str | os.PathLike, card: str | None = None) -> None:
-        """See :func:`value_model.checkpoint.save`."""
-        from value_model.checkpoint import save
-
-        save(self, path, card)
+    def save_pretrained(self, path: str | os.PathLike, model_card: str | None = None) -> None:
+        """Write this model to a folder, see :func:`value_model.checkpoint.save_parts`."""
+        save_parts(ModelParts(self.config, self.backbone, self.adapter, self.head), path, model_card)
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike | None = None, backbone: str | None = None) -> ValueModel:
-        """See :func:`value_model.checkpoint.load`; without a path, the small model of this package."""
-        from value_model.checkpoint import load
-
-        return load(path, backbone)
+        """Read a model, see :func:`value_model.checkpoint.load_parts`; None is the small model of this package."""
+        return cls(*load_parts(path, backbone))
 
     def _embed(self, prompts: list[str]) -> list[Tensor]:
         features: list[Tensor] = [torch.empty(0)] * len(prompts)
