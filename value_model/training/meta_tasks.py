@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from value_model.checks import field_check
 from value_model.evaluation.metrics import hard_label
 
 Array = np.ndarray
@@ -21,7 +22,7 @@ class MetaTaskError(ValueError):
     """Settings that make no sense, or a table that no task can be drawn from."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class MetaTaskSettings:
     """What a task is made of; the defaults are the paper's.
 
@@ -42,13 +43,13 @@ class MetaTaskSettings:
     repeats: int = 1  # tasks of each (model, step) in an epoch
 
     def __post_init__(self) -> None:
-        _require("context_min", self.context_min, self.context_min >= 2, "at least 2, to hold both classes")
-        low = self.context_min
-        _require("context_max", self.context_max, self.context_max >= low, f"at least context_min ({low})")
-        _require("pairs", self.pairs, self.pairs >= 1, "at least 1")
-        _require("window", self.window, self.window >= 0, "at least 0")
-        _require("own_step", self.own_step, self.own_step or self.window >= 1, "true where window is 0")
-        _require("repeats", self.repeats, self.repeats >= 1, "at least 1")
+        check = field_check(self, "tasks.", MetaTaskError)
+        check("context_min", self.context_min >= 2, "at least 2, to hold both classes")
+        check("context_max", self.context_max >= self.context_min, f"at least context_min ({self.context_min})")
+        check("pairs", self.pairs >= 1, "at least 1")
+        check("window", self.window >= 0, "at least 0")
+        check("own_step", self.own_step or self.window >= 1, "true where window is 0")
+        check("repeats", self.repeats >= 1, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,3 @@ def _pairs(positive: Array) -> Array:
     good, bad = np.flatnonzero(positive), np.flatnonzero(~positive)
     size = min(len(good), len(bad))
     return np.stack([good[:size], bad[:size]], axis=1)
-
-
-def _require(key: str, value: object, ok: bool, allowed: str) -> None:
-    if not ok:
-        raise MetaTaskError(f"tasks.{key}={value!r} is not allowed: it must be {allowed}")
