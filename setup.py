@@ -18,7 +18,7 @@ setup(
     package_data={
         "verl_v05.config": ["**/*.yaml"],
         "verl_v05.dry_run": ["*.yaml"],
-        "value_model": ["pretrained/**/*"],
+        "value_model": ["pretrained/**/*", "training/*.md"],
         "recipes": ["paper/*", "launch/*"],
         "recipes.demo": ["*.sh"],
         "recipes.value_model": ["*.sh", "*.yaml"],

@@ -52,7 +52,7 @@ class Replica:
 
     def embed(self, prompts: list[str]) -> np.ndarray:
         """Features of each prompt, float32, (P, F)."""
-        self._restore_weights()
+        self._move_to_device()
         self._model.cache.clear()  # the caller keeps the features of all replicas
         return self._model.features(prompts).numpy()
 
@@ -60,7 +60,7 @@ class Replica:
         """Success probabilities from features, float64, (Q,)."""
         import torch
 
-        self._restore_weights()
+        self._move_to_device()
         return self._model.probabilities(torch.tensor(context_cf), np.array(labels_c), torch.tensor(queries_qf))
 
     def sleep(self) -> None:
@@ -71,7 +71,7 @@ class Replica:
             self._model.to("cpu")
             torch.cuda.empty_cache()
 
-    def _restore_weights(self) -> None:
+    def _move_to_device(self) -> None:
         if str(self._model.device) != self._device:
             self._model.to(self._device)
 
