@@ -2,13 +2,15 @@
 
 tabpfn is used through its public interface: the network is built here from its architecture registry, from plain
 tensors, and handed over in memory, so no pickled code is ever executed.
+
+Shape suffixes: C context prompts, Q queries, F features.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,7 @@ class InContextHead(nn.Module):
     def forward(self, context_cf: Tensor, labels_c: Tensor, queries_qf: Tensor) -> Tensor:
         """Logits of failure and success, (Q, 2); ``labels_c`` must hold both classes."""
         device = str(context_cf.device)
+        # A classifier keeps the feature schema and the ensemble of its first fit: one for each number of features.
         key = (device, context_cf.shape[1])
         if key not in self._classifiers:
             self._classifiers[key] = self._classifier(device)
@@ -63,9 +66,8 @@ class InContextHead(nn.Module):
         return torch.cat([classifier.forward(b, use_inference_mode=True, return_logits=True) for b in batches])
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the network as safetensors that tabpfn's own loader reads too."""
-        checkpoint = {"state_dict": self.network.state_dict(), "config": self.architecture}
-        save_as_safetensors({**checkpoint, "architecture_name": ARCHITECTURE}, path)
+        """Write the network as safetensors, see :func:`save_network`."""
+        save_network(self.network, self.architecture, path)
 
     def _classifier(self, device: str) -> TabPFNClassifier:
         specs = ModelSpecs(
@@ -94,6 +96,30 @@ def build_network(architecture: dict[str, Any]) -> nn.Module:
     """A network with fresh weights."""
     module = ARCHITECTURES[ARCHITECTURE]
     return module.get_architecture(module.parse_config(architecture)[0])
+
+
+def save_network(
+    network: nn.Module,
+    architecture: dict[str, Any],
+    path: str | os.PathLike,
+    inference_config: InferenceConfig | None = None,
+) -> None:
+    """Write a network as safetensors that tabpfn's own loader reads too.
+
+    Args:
+        network: to write.
+        architecture: the values it was built from.
+        path: file to write.
+        inference_config: how tabpfn runs the network where it is loaded by tabpfn alone; None leaves tabpfn's default.
+    """
+    checkpoint = {
+        "state_dict": network.state_dict(),
+        "config": architecture,
+        "architecture_name": ARCHITECTURE,
+    }
+    if inference_config is not None:
+        checkpoint["inference_config"] = asdict(inference_config)
+    save_as_safetensors(checkpoint, path)
 
 
 def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
