@@ -9,7 +9,7 @@ from benchmarks.estimators.catalogue import CONSTANT, HELD_OUT
 from benchmarks.estimators.estimators import BAYES, EMPIRICAL_BAYES, GROUP_MEAN, LEFT_OUT_EMPIRICAL_BAYES, SHRINKAGE
 from benchmarks.estimators.gradient import GOOD, NOT_NORMALISED
 from benchmarks.estimators.tables import DYNAMIC, DYNAMIC_SHRINKAGE, FOUR, of_case
-from value_model.evaluate import VALUE_MODEL
+from value_model.evaluation.predictions import VALUE_MODEL
 
 
 def allocation(cells: pd.DataFrame) -> str:

@@ -14,7 +14,7 @@ from benchmarks.estimators.estimators import EMPIRICAL_BAYES, SHRINKAGE
 from benchmarks.estimators.populations import LOGIT_BOUND, POINTS
 from benchmarks.estimators.summary import CELL
 from benchmarks.whole_file import write_text
-from value_model.evaluate import VALUE_MODEL
+from value_model.evaluation.predictions import VALUE_MODEL
 
 BATCHES_SHOWN = (0, 1, 2, 4, 9)
 KEPT = [*CELL, "rollouts", "mse", "mse_low", "mse_high", "bias", "bayes"]  # in cells.csv

@@ -14,7 +14,7 @@ from benchmarks.estimators.estimators import EMPIRICAL_BAYES, GROUP_MEAN, SHRINK
 from benchmarks.estimators.gradient import UNUSED
 from benchmarks.estimators.priors import LOGISTIC
 from benchmarks.estimators.summary import Interval, Method, ratio
-from value_model.evaluate import VALUE_MODEL
+from value_model.evaluation.predictions import VALUE_MODEL
 
 FOUR = "k = 4"
 # Who would use what: every baseline at k = 4, then each method's own allocations.

@@ -20,15 +20,12 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from value_model.conversions import success_of_reward, value_of_probability
+
 
 def hard_label(score: ArrayLike) -> np.ndarray:
-    """What the in-context head and the AUC take for a success: score >= 0."""
+    """Which scores the in-context head and the AUC count as a success: those from 0 on, bool."""
     return np.asarray(score, dtype=np.float64) >= 0
-
-
-def success_rate(score: ArrayLike) -> np.ndarray:
-    """Scores in [-1, 1] as success rates in [0, 1]."""
-    return (np.asarray(score, dtype=np.float64) + 1) / 2
 
 
 def auc(label: ArrayLike, p: ArrayLike) -> float:
@@ -95,8 +92,8 @@ def separated_pair_accuracy(score: ArrayLike, p: ArrayLike, group: ArrayLike | N
     """
     score, p = _rows(score, p)
     index = _dense(np.zeros(len(score)) if group is None else group)
-    label, says = hard_label(score), p > 0.5
-    right = np.bincount(index, label & says) * np.bincount(index, ~label & ~says)
+    label, predicted = hard_label(score), p > 0.5
+    right = np.bincount(index, label & predicted) * np.bincount(index, ~label & ~predicted)
     pairs = np.bincount(index, label) * np.bincount(index, ~label)
     return float(right.sum() / pairs.sum()) if pairs.any() else float("nan")
 
@@ -108,7 +105,7 @@ def brier(score: ArrayLike, p: ArrayLike, n: ArrayLike | None = None) -> float:
     contains the rollouts' own variance; exact for rewards of -1 and 1.
     """
     score, p = _rows(score, p)
-    rate = success_rate(score)
+    rate = success_of_reward(score)
     if n is None:
         return float(np.mean((p - rate) ** 2))
     return float(np.average((p - rate) ** 2 + rate * (1 - rate), weights=_rows(n)[0]))
@@ -125,8 +122,8 @@ def reliability(score: ArrayLike, p: ArrayLike, bins: int = 10) -> pd.DataFrame:
 def bin_sums(score: ArrayLike, p: ArrayLike, bins: int) -> np.ndarray:
     """Rows, sum of p and sum of the success rates of each bin of p, shape (3, bins)."""
     score, p = _rows(score, p)
-    index = np.minimum((p * bins).astype(int), bins - 1)
-    return np.array([np.bincount(index, x, bins) for x in (np.ones_like(p), p, success_rate(score))])
+    index = np.minimum((p * bins).astype(int), bins - 1)  # p = 1 belongs to the last bin
+    return np.array([np.bincount(index, x, bins) for x in (np.ones_like(p), p, success_of_reward(score))])
 
 
 def ece(score: ArrayLike, p: ArrayLike, bins: int = 10) -> float:
@@ -141,22 +138,22 @@ def ece(score: ArrayLike, p: ArrayLike, bins: int = 10) -> float:
 def value_mse(score: ArrayLike, p: ArrayLike) -> float:
     """Mean of (V - score)^2: the squared error of the value, plus the sampling noise of the scores."""
     score, p = _rows(score, p)
-    return float(np.mean((2 * p - 1 - score) ** 2))
+    return float(np.mean((value_of_probability(p) - score) ** 2))
 
 
 def value_mse_unbiased(score: ArrayLike, n: ArrayLike, p: ArrayLike) -> float:
-    """Estimate of the mean of (V - E[reward])^2, the error that the baseline of V0.5 suffers from.
+    """Estimate of the mean of (V - E[reward])^2, the error of V as the baseline of V0.5.
 
     Takes the sampling variance of each score, estimated by (1 - score^2) / (n - 1), off :func:`value_mse`. Unbiased
-    for rewards of -1 and 1 (for rewards in between it is too low) and so negative now and then. Rows with n = 1 tell
-    nothing of their variance and are left out; NaN if there are no others.
+    for rewards of -1 and 1 (for rewards in between it is too low) and so negative now and then. Rows with n = 1 give no
+    estimate of their variance and are left out; NaN if there are no others.
     """
     score, n, p = _rows(score, n, p)
     several = n >= 2
     if not several.any():
         return float("nan")
     score, n, p = score[several], n[several], p[several]
-    return float(np.mean((2 * p - 1 - score) ** 2 - (1 - score**2) / (n - 1)))
+    return float(np.mean((value_of_probability(p) - score) ** 2 - (1 - score**2) / (n - 1)))
 
 
 def resample(
