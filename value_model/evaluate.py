@@ -54,8 +54,8 @@ def _predictors(model: Any, embed: Embed | None, data: Path) -> list[Predictor]:
     files = [data / f"{name}.parquet" for name in ("train", "validation", HELDOUT_MODELS)]
     history = read_trajectories([file for file in files if file.exists()])
     value_model = [ValueModelPredictor(model)] if model is not None else []
-    fitted = baselines.fitted(embed, read_trajectories(files[:1]))
-    return [*value_model, *baselines.in_context(embed), *fitted, baselines.PromptHistory(history)]
+    fitted = baselines.fitted_baselines(embed, read_trajectories(files[:1]))
+    return [*value_model, *baselines.in_context_baselines(embed), *fitted, baselines.PromptHistory(history)]
 
 
 def _embed_all(

@@ -59,7 +59,7 @@ class InContextHead(nn.Module):
         # A classifier keeps the feature schema and the ensemble of its first fit: one for each number of features.
         key = (device, context_cf.shape[1])
         if key not in self._classifiers:
-            self._classifiers[key] = self._classifier(device)
+            self._classifiers[key] = self._new_classifier(device)
         classifier = self._classifiers[key]
         classifier.fit_with_differentiable_input(context_cf, labels_c.long())
         batches = queries_qf.split(self.config.query_batch)
@@ -69,7 +69,7 @@ class InContextHead(nn.Module):
         """Write the network as safetensors, see :func:`save_network`."""
         save_network(self.network, self.architecture, path)
 
-    def _classifier(self, device: str) -> TabPFNClassifier:
+    def _new_classifier(self, device: str) -> TabPFNClassifier:
         specs = ModelSpecs(
             model=self.network,
             architecture_config=ARCHITECTURES[ARCHITECTURE].parse_config(self.architecture)[0],
@@ -131,7 +131,7 @@ def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         raise HeadError(f"no head at {path}. {WEIGHTS_HELP}")
-    checkpoint = _read(path)
+    checkpoint = _read_checkpoint(path)
     name = checkpoint.get("architecture_name", "tabpfn_v2")
     if name not in (ARCHITECTURE, "base"):  # what v2.5's own file calls itself
         raise HeadError(f"{path} holds the architecture {name!r}, the head must be {ARCHITECTURE!r}. {WEIGHTS_HELP}")
@@ -144,7 +144,7 @@ def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
     return network, architecture
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             checkpoint = Checkpoint(path).load()

@@ -86,10 +86,11 @@ class ValueModel(nn.Module):
             start = end
         return answers
 
-    @torch.inference_mode(False)  # tensors made in inference mode could never be trained on, and these are kept
+    # Inference mode is switched off: a tensor made in it can never take part in training, and the cache keeps these.
+    @torch.inference_mode(False)
     @torch.no_grad()
     def features(self, prompts: Sequence[str]) -> Tensor:
-        """Features of each prompt, float32 on the CPU, shape (prompts, F)."""
+        """Features of each prompt, float32 on the CPU, shape (prompts, F), no gradient."""
         found = self.cache.get(prompts, self._embed)
         return torch.stack(found) if found else torch.zeros(0, self.adapter.width)
 
@@ -100,7 +101,7 @@ class ValueModel(nn.Module):
         Raises:
             ContextError: the context is empty, of one class, or all its prompts have the same features.
         """
-        _require_both_classes(labels_c)
+        _check_both_classes(labels_c)
         if (context_cf == context_cf[0]).all():
             raise ContextError(f"the {len(context_cf)} prompts of the context have the same features: nothing to learn")
         if not len(queries_qf):
@@ -134,7 +135,7 @@ class ValueModel(nn.Module):
 
     def _embed(self, prompts: list[str]) -> list[Tensor]:
         features: list[Tensor] = [torch.empty(0)] * len(prompts)
-        with _evaluation(self):
+        with _eval_mode(self):
             for indices, states_btd, mask_bt in self.backbone.batches(prompts):
                 for index, row in zip(indices, self.adapter(states_btd, mask_bt).float().cpu(), strict=True):
                     features[index] = row.clone()  # a row alone would keep its whole batch alive
@@ -142,8 +143,8 @@ class ValueModel(nn.Module):
 
 
 @contextmanager
-def _evaluation(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every part is in the mode it was in."""
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards every part is in the mode it was in."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -168,11 +169,11 @@ def hard_labels(prompts: Sequence[str], scores: Sequence[float]) -> np.ndarray:
             f"context score {values[wrong][0]} of {str(list(prompts)[wrong.argmax()])!r} is not in [-1, 1]"
         )
     labels = values >= 0
-    _require_both_classes(labels)
+    _check_both_classes(labels)
     return labels
 
 
-def _require_both_classes(labels: np.ndarray) -> None:
+def _check_both_classes(labels: np.ndarray) -> None:
     if not len(labels) or labels.all() or not labels.any():
         found = "empty" if not len(labels) else "all success" if labels.all() else "all failure"
         raise ContextError(f"the context of {len(labels)} prompts is {found}: it must hold both classes")

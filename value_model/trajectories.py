@@ -131,7 +131,7 @@ def split_by_prompt(
     return frames
 
 
-def counts(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def split_counts(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Rows, prompts, models, (model, step) groups, rollouts and mean success rate of each split."""
     rows = {
         name: {
@@ -220,12 +220,12 @@ def write_splits(frames: Mapping[str, pd.DataFrame], folder: Path, settings: Map
             write_trajectories(frames[name], folder / f"{name}.parquet")
         else:
             (folder / f"{name}.parquet").unlink(missing_ok=True)
-    summary = {"settings": dict(settings), "counts": counts(frames).to_dict(orient="index")}
+    summary = {"settings": dict(settings), "counts": split_counts(frames).to_dict(orient="index")}
     write_json(folder / "splits.json", summary, indent=2)
 
 
-def _print_counts(frames: Mapping[str, pd.DataFrame], console: Console) -> None:
-    summary = counts(frames)
+def _print_split_counts(frames: Mapping[str, pd.DataFrame], console: Console) -> None:
+    summary = split_counts(frames)
     table = Table(title="Trajectories by split")
     table.add_column("split")
     for column in summary:
@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = {"fractions": fractions, "seed": args.seed, "holdout_models": args.holdout_model}
     write_splits(frames, args.out, {**settings, "runs": [str(run) for run in args.runs]})
     console = Console()
-    _print_counts(frames, console)
+    _print_split_counts(frames, console)
     console.print(f"written to {args.out}")
 
 

@@ -1,4 +1,7 @@
-"""One copy of the value model in a process of its own."""
+"""One copy of the value model in a process of its own.
+
+Shape suffixes: C context prompts, Q queries, F features; P prompts.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ class ReplicaInfo:
 
 
 class Replica:
-    """Ray actor (a plain class here). Stateless but for its weights: a new one can take its place at any time.
+    """Ray actor (a plain class here). Its weights are its only state, so a new one can replace it at any time.
 
     Between :meth:`sleep` and the next call the weights are in host memory, so that on a GPU the model takes little
     from the rollout engine's KV cache or from training.

@@ -1,4 +1,4 @@
-"""What the value model is trained on: the order of a success and a failure, and the success rates themselves.
+"""The training loss: the order of a success and a failure (pairwise logistic), and success rates (cross-entropy).
 
 Shape suffixes: Q queries, M pairs, 2 the classes failure and success, or the two queries of a pair.
 """
@@ -55,7 +55,7 @@ def soft_cross_entropy(logits_q2: Tensor, target_q: Tensor) -> Tensor:
     return -(target_q * log_p_q2[:, 1] + (1 - target_q) * log_p_q2[:, 0]).mean()
 
 
-def combined(logits_q2: Tensor, score_q: Tensor, pairs_m2: Tensor, pairwise_weight: float = 0.25) -> Loss:
+def combined_loss(logits_q2: Tensor, score_q: Tensor, pairs_m2: Tensor, pairwise_weight: float = 0.25) -> Loss:
     """``pairwise_weight`` parts of :func:`pairwise_logistic`, the rest :func:`soft_cross_entropy` on success rates.
 
     Args:

@@ -19,7 +19,7 @@ from value_model.head import InContextHead
 from value_model.model import ValueModel
 from value_model.training.data import TrainingData
 from value_model.training.embedder import Embedder
-from value_model.training.losses import Loss, combined
+from value_model.training.losses import Loss, combined_loss
 from value_model.training.meta_tasks import MetaTask
 from value_model.training.model_builder import build_model
 from value_model.training.model_card import model_card
@@ -168,7 +168,7 @@ class Trainer:
         logits = head(context, torch.from_numpy(task.labels).to(context.device), queries)
         score = torch.as_tensor(task.scores, dtype=logits.dtype, device=logits.device)
         pairs = torch.from_numpy(task.pairs).to(logits.device)
-        return combined(logits, score, pairs, self.settings.pairwise_weight), logits
+        return combined_loss(logits, score, pairs, self.settings.pairwise_weight), logits
 
     def _epoch(self) -> float:
         return round(self.update * self.settings.optimizer.tasks_per_update / len(self.data.train), 4)
