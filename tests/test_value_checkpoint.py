@@ -236,6 +236,15 @@ def test_a_save_that_fails_leaves_the_old_model(
     assert os.listdir(copy.parent) == ["copy"]
 
 
+def test_the_shipped_model_is_the_published_one() -> None:
+    model = ValueModel.from_pretrained()
+    assert model.identity == "83a9cb8995a315fe36a8eb46"
+    context = [f"What is {i} + {i + 3}?" for i in range(20)]
+    scores = [1.0 if i % 3 else -1.0 for i in range(20)]
+    predictions = model.predict(context, scores, ["What is 4 + 5?", "Compute 12*13.", "What is 77 - 8?"])
+    assert predictions == pytest.approx([0.818286, 0.728052, 0.700179], abs=1e-3)
+
+
 # What is missing, damaged or of another kind.
 
 

@@ -44,7 +44,7 @@ RELEASED_PARTS = {"backbone.": "encoder", "adapter_layer.": "adapter"}
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, or not a value model; the message names the file and the way out."""
+    """A checkpoint is missing, damaged, or not a value model; the message names the file and what to do."""
 
 
 class ModelParts(NamedTuple):

@@ -31,7 +31,7 @@ class ContextError(ValueError):
 
 @dataclass(frozen=True)
 class Task:
-    """What is known of one policy at one step, and the prompts asked for."""
+    """What was measured of one policy at one step, and the prompts to predict."""
 
     context_prompts: Sequence[str]
     context_scores: Sequence[float]  # mean outcome rewards, in [-1, 1]
@@ -56,7 +56,7 @@ class ValueModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the adapter, and with it the whole model, lives."""
+        """Device of the head's parameters, and with them of the whole model."""
         return next(self.head.network.parameters()).device
 
     def predict(
@@ -67,7 +67,7 @@ class ValueModel(nn.Module):
         Args:
             context_prompts: prompts the policy was measured on.
             context_scores: their mean outcome rewards in [-1, 1]; from 0 on a prompt counts as a success.
-            prompts: the prompts asked for.
+            prompts: the prompts to predict.
 
         Raises:
             ContextError: the context is empty, of one class, of unequal lengths, or a score is not in [-1, 1].

@@ -1,8 +1,8 @@
 """Trajectories of simulated policies on the demo's arithmetic: ``python -m recipes.value_model.simulate --out FILE``.
 
-Real policies take minutes each, and a handful of them teach a value model their own strengths by heart. Simulated ones
-take milliseconds. They are warmed up as the demo's are (:mod:`recipes.demo.task`): a last digit is known or not, here
-with a bias for or against whole operations as well, and they get better from step to step.
+Real policies take minutes each, and a value model overfits to a handful of them. Simulated ones take milliseconds. They
+start as the demo's do after their warm-up (:mod:`recipes.demo.task`): a last digit is known or not, here with a bias
+for or against whole operations as well, and success rates rise from step to step.
 """
 
 from __future__ import annotations

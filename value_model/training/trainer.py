@@ -33,7 +33,7 @@ TRAINING_HEADS = 8  # feature orders that training with a smaller ensemble goes 
 
 
 class TrainError(RuntimeError):
-    """A run that cannot be resumed, or that cannot be trained on these processes; the message names the way out."""
+    """A run that cannot be resumed, or that cannot be trained on these processes; the message names what to change."""
 
 
 class Trainer:
