@@ -26,8 +26,9 @@ class Adapter(nn.Module, ABC):
 class ResidualQueryAdapter(Adapter):
     """Static queries plus a per-prompt residual attend to the projected token states.
 
-    Module names are the released checkpoint's (``static_queries``, ``generator``, ``proj_kv``, ``mha``, ``ln_q``,
-    ``ln_kv``); layers beyond the first are ``more_mha`` and read the previous layer's output as queries.
+    Module names are the released checkpoint's, whose tensors are loaded by name (``static_queries``, ``generator``,
+    ``proj_kv``, ``mha``, ``ln_q``, ``ln_kv``); layers beyond the first are ``more_mha`` and read the previous layer's
+    output as queries.
     The generator's output is zero at initialisation, so training starts from the static queries alone.
     """
 
@@ -68,8 +69,8 @@ class ResidualQueryAdapter(Adapter):
 class Pooling(Adapter):
     """One state a prompt, through a linear projection if the config gives a number of features.
 
-    In training the projection sees the pooled state with dropout, so that it does not learn the few prompts of a
-    small table by heart.
+    In training the projection sees the pooled state with dropout: without it, it overfits to the prompts of a small
+    table.
     """
 
     def __init__(self, states_dim: int, config: AdapterConfig):

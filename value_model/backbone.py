@@ -1,4 +1,7 @@
-"""The text encoder: token states of prompts, batched by length."""
+"""The text encoder: token states of prompts, batched by length.
+
+Shape suffixes and sizes: B prompts, T tokens, D width of the encoder.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ class Backbone(nn.Module):
     def batches(self, prompts: Sequence[str]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Yield (indices into ``prompts``, states, mask), prompts of similar length together."""
         tokens = self._tokens(prompts)
-        for indices in by_length([len(t) for t in tokens], self.config.batch_tokens):
+        for indices in batches_by_length([len(t) for t in tokens], self.config.batch_tokens):
             batch = self._pad([tokens[i] for i in indices])
             mask = batch["attention_mask"]
             yield indices, self(batch["input_ids"], mask), mask.bool()
@@ -66,14 +69,14 @@ class Backbone(nn.Module):
     def _tokens(self, prompts: Sequence[str]) -> list[list[int]]:
         if not prompts:
             return []
-        # Half of a surrogate pair, left by a careless cut, is text that no tokenizer reads.
+        # A lone surrogate, as a cut through a surrogate pair leaves it, cannot be encoded and breaks the tokenizer.
         texts = [prompt.encode("utf-8", "replace").decode() for prompt in prompts]
         encoded = self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
-        # A tokenizer that adds no special token turns an empty prompt into nothing: there is always one token.
-        return [tokens or [self._filler] for tokens in encoded]
+        # A tokenizer without special tokens makes no token of an empty prompt, whose features would be NaN.
+        return [tokens or [self._empty_prompt_token] for tokens in encoded]
 
     @property
-    def _filler(self) -> int:
+    def _empty_prompt_token(self) -> int:
         known = (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, self.tokenizer.unk_token_id)
         return next((token for token in known if token is not None), 0)
 
@@ -88,7 +91,7 @@ def pad_states(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return pad_sequence(list(states), batch_first=True), mask
 
 
-def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Indices in batches of at most ``batch_tokens`` padded tokens (at least one prompt), longest first."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

@@ -1,4 +1,7 @@
-"""V0: encoder, adapter and in-context head, from prompts to success probabilities."""
+"""V0: encoder, adapter and in-context head, from prompts to success probabilities.
+
+Shape suffixes: C context prompts, Q queries, F features, and, for a batch in the encoder, B prompts, T tokens, D width.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from value_model.adapter import Adapter
 from value_model.backbone import Backbone
 from value_model.cache import TextCache
+from value_model.checkpoint import ModelParts, load_parts, save_parts
 from value_model.config import ValueModelConfig
 from value_model.head import InContextHead
 
@@ -27,7 +31,7 @@ class ContextError(ValueError):
 
 @dataclass(frozen=True)
 class Task:
-    """What is known of one policy at one step, and the prompts asked for."""
+    """What was measured of one policy at one step, and the prompts to predict."""
 
     context_prompts: Sequence[str]
     context_scores: Sequence[float]  # mean outcome rewards, in [-1, 1]
@@ -52,7 +56,7 @@ class ValueModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the adapter, and with it the whole model, lives."""
+        """Device of the head's parameters, and with them of the whole model."""
         return next(self.head.network.parameters()).device
 
     def predict(
@@ -63,7 +67,7 @@ class ValueModel(nn.Module):
         Args:
             context_prompts: prompts the policy was measured on.
             context_scores: their mean outcome rewards in [-1, 1]; from 0 on a prompt counts as a success.
-            prompts: the prompts asked for.
+            prompts: the prompts to predict.
 
         Raises:
             ContextError: the context is empty, of one class, of unequal lengths, or a score is not in [-1, 1].
@@ -82,10 +86,11 @@ class ValueModel(nn.Module):
             start = end
         return answers
 
-    @torch.inference_mode(False)  # tensors made in inference mode could never be trained on, and these are kept
+    # Inference mode is switched off: a tensor made in it can never take part in training, and the cache keeps these.
+    @torch.inference_mode(False)
     @torch.no_grad()
     def features(self, prompts: Sequence[str]) -> Tensor:
-        """Features of each prompt, float32 on the CPU, shape (prompts, F)."""
+        """Features of each prompt, float32 on the CPU, shape (prompts, F), no gradient."""
         found = self.cache.get(prompts, self._embed)
         return torch.stack(found) if found else torch.zeros(0, self.adapter.width)
 
@@ -96,7 +101,7 @@ class ValueModel(nn.Module):
         Raises:
             ContextError: the context is empty, of one class, or all its prompts have the same features.
         """
-        _require_both_classes(labels_c)
+        _check_both_classes(labels_c)
         if (context_cf == context_cf[0]).all():
             raise ContextError(f"the {len(context_cf)} prompts of the context have the same features: nothing to learn")
         if not len(queries_qf):
@@ -119,22 +124,18 @@ class ValueModel(nn.Module):
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def save_pretrained(self, path: str | os.PathLike, card: str | None = None) -> None:
-        """See :func:`value_model.checkpoint.save`."""
-        from value_model.checkpoint import save
-
-        save(self, path, card)
+    def save_pretrained(self, path: str | os.PathLike, model_card: str | None = None) -> None:
+        """Write this model to a folder, see :func:`value_model.checkpoint.save_parts`."""
+        save_parts(ModelParts(self.config, self.backbone, self.adapter, self.head), path, model_card)
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike | None = None, backbone: str | None = None) -> ValueModel:
-        """See :func:`value_model.checkpoint.load`; without a path, the small model of this package."""
-        from value_model.checkpoint import load
-
-        return load(path, backbone)
+        """Read a model, see :func:`value_model.checkpoint.load_parts`; None is the small model of this package."""
+        return cls(*load_parts(path, backbone))
 
     def _embed(self, prompts: list[str]) -> list[Tensor]:
         features: list[Tensor] = [torch.empty(0)] * len(prompts)
-        with _evaluation(self):
+        with _eval_mode(self):
             for indices, states_btd, mask_bt in self.backbone.batches(prompts):
                 for index, row in zip(indices, self.adapter(states_btd, mask_bt).float().cpu(), strict=True):
                     features[index] = row.clone()  # a row alone would keep its whole batch alive
@@ -142,8 +143,8 @@ class ValueModel(nn.Module):
 
 
 @contextmanager
-def _evaluation(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every part is in the mode it was in."""
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards every part is in the mode it was in."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -168,11 +169,11 @@ def hard_labels(prompts: Sequence[str], scores: Sequence[float]) -> np.ndarray:
             f"context score {values[wrong][0]} of {str(list(prompts)[wrong.argmax()])!r} is not in [-1, 1]"
         )
     labels = values >= 0
-    _require_both_classes(labels)
+    _check_both_classes(labels)
     return labels
 
 
-def _require_both_classes(labels: np.ndarray) -> None:
+def _check_both_classes(labels: np.ndarray) -> None:
     if not len(labels) or labels.all() or not labels.any():
         found = "empty" if not len(labels) else "all success" if labels.all() else "all failure"
         raise ContextError(f"the context of {len(labels)} prompts is {found}: it must hold both classes")

@@ -22,8 +22,8 @@ from benchmarks.estimators.populations import (
 from benchmarks.estimators.priors import PRIORS
 from benchmarks.value_model.v0_public import ROLLOUTS
 from value_model.conversions import reward_of_success
-from value_model.evaluate import VALUE_MODEL
 from value_model.evaluation import metrics
+from value_model.evaluation.predictions import VALUE_MODEL
 from value_model.trajectories import success
 
 BETAS = ((0.3, 0.3), (1.0, 1.0), (2.0, 2.0), (0.5, 2.0), (4.0, 1.0))

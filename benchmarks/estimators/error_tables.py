@@ -14,7 +14,7 @@ from benchmarks.estimators.baselines import EMPIRICAL_BAYES, GROUP_MEAN, SHRINKA
 from benchmarks.estimators.catalogue import CONSTANT, HELD_OUT, SHUFFLED
 from benchmarks.estimators.priors import LOGISTIC
 from benchmarks.estimators.summary import Interval, Method, ratio
-from value_model.evaluate import VALUE_MODEL
+from value_model.evaluation.predictions import VALUE_MODEL
 
 FOUR = "k = 4"
 # Combinations in use: every baseline at k = 4, then each method with its own allocations.

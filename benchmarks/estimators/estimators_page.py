@@ -16,7 +16,7 @@ from benchmarks.estimators.catalogue import AUCS, CONSTANT, HELD_OUT, MIDDLE, PU
 from benchmarks.estimators.error_tables import DYNAMIC, DYNAMIC_SHRINKAGE, FOUR, of_case
 from benchmarks.estimators.populations import LOGIT_BOUND, POINTS
 from benchmarks.estimators.summary import CASE, CELL
-from value_model.evaluate import VALUE_MODEL
+from value_model.evaluation.predictions import VALUE_MODEL
 from value_model.files import write_text
 
 TEMPLATE = Path(__file__).parent / "page.md"

@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.value_model.v0_public import load
-from value_model.evaluate import VALUE_MODEL, ValueModelPredictor, predict_all, tasks_from
 from value_model.evaluation.baselines import Fitted, Logistic, remembered
+from value_model.evaluation.predictions import VALUE_MODEL, ValueModelPredictor, predict_all
+from value_model.evaluation.tasks import tasks_from
 from value_model.files import replaced
 from value_model.trajectories import KEY, split_by_prompt
 

@@ -1,4 +1,4 @@
-"""Predictors of success that need no value model: what V0 has to beat."""
+"""Predictors of success that need no value model: the baselines of the evaluation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Predictor(ABC):
 
         Args:
             context: trajectories measured on other prompts by the same model; at least one row.
-            queries: trajectories asked for; ``score`` and ``n`` are the truth and not to be looked at.
+            queries: trajectories asked for; ``score`` and ``n`` are the truth, which a predictor must not use.
         """
 
 
@@ -51,7 +51,8 @@ class Learner(Predictor):
 class Fitted(Predictor):
     """A learner fitted once, to rows of any models and steps; of the context it only uses the level.
 
-    The rows may be of later steps than the queries' one: it then knows what no predictor in a run could.
+    The rows may be of later steps than the queries' one: the predictor then uses outcomes that no predictor in a run
+    could have.
 
     Args:
         learner: what to fit.
@@ -171,7 +172,7 @@ class KNearest(EmbeddingLearner):
         self, features: np.ndarray, success: np.ndarray, weight: np.ndarray
     ) -> Callable[[np.ndarray], np.ndarray]:
         neighbours = NearestNeighbors(n_neighbors=min(self.max_k, len(features) - 1)).fit(features)
-        left_out = _running_mean(success[neighbours.kneighbors(return_distance=False)])
+        left_out = _cumulative_means(success[neighbours.kneighbors(return_distance=False)])
         errors = np.average((left_out - success[:, None]) ** 2, axis=0, weights=weight)
         k = int(errors.argmin()) + 1
         return lambda queries: success[neighbours.kneighbors(queries, k, return_distance=False)].mean(axis=1)
@@ -233,17 +234,17 @@ def remembered(embed: Embed) -> Embed:
     return recall
 
 
-def in_context(embed: Embed | None) -> list[Predictor]:
+def in_context_baselines(embed: Embed | None) -> list[Predictor]:
     """Every baseline that learns from the context alone; without ``embed`` only the global mean."""
     embedding_learners = [KNearest, Ridge, Logistic] if embed else []
     return [GlobalMean(), *(learner(embed) for learner in embedding_learners)]
 
 
-def fitted(embed: Embed | None, rows: pd.DataFrame) -> list[Predictor]:
+def fitted_baselines(embed: Embed | None, rows: pd.DataFrame) -> list[Predictor]:
     """Every baseline fitted to all rows, with the level of the context."""
-    return [Fitted(learner, rows) for learner in in_context(embed) if isinstance(learner, EmbeddingLearner)]
+    return [Fitted(learner, rows) for learner in in_context_baselines(embed) if isinstance(learner, EmbeddingLearner)]
 
 
-def _running_mean(values: np.ndarray) -> np.ndarray:
+def _cumulative_means(values: np.ndarray) -> np.ndarray:
     """Mean of the first 1, 2, ... columns."""
     return np.cumsum(values, axis=1) / np.arange(1, values.shape[1] + 1)

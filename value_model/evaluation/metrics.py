@@ -20,15 +20,12 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from value_model.conversions import success_of_reward, value_of_probability
+
 
 def hard_label(score: ArrayLike) -> np.ndarray:
-    """What the in-context head and the AUC take for a success: score >= 0."""
+    """Which scores the in-context head and the AUC count as a success: those from 0 on, bool."""
     return np.asarray(score, dtype=np.float64) >= 0
-
-
-def success_rate(score: ArrayLike) -> np.ndarray:
-    """Scores in [-1, 1] as success rates in [0, 1]."""
-    return (np.asarray(score, dtype=np.float64) + 1) / 2
 
 
 def auc(label: ArrayLike, p: ArrayLike) -> float:
@@ -45,7 +42,7 @@ def grouped_auc(label: ArrayLike, p: ArrayLike, group: ArrayLike, weighted: bool
         group: any labels, shape (rows,).
         weighted: weigh a group by its rows, as the V0 code does; False weighs all groups alike.
     """
-    label, p = _rows(label, p)
+    label, p = _checked_rows(label, p)
     key, index, size = _ranked_in_groups(p, group)
     # Ranks of the composite key run through the groups one after another; each group's own start at 1.
     rank = stats.rankdata(key) - (np.cumsum(size) - size)[index]
@@ -69,12 +66,12 @@ def pair_accuracy(score: ArrayLike, p: ArrayLike, group: ArrayLike | None = None
         group: pairs are only made inside a group, shape (rows,); None is one group.
         strict: a tie in p is an error; False counts it half, so that a constant p has 0.5 instead of 0.
     """
-    score, p = _rows(score, p)
+    score, p = _checked_rows(score, p)
     group = np.zeros(len(score)) if group is None else group
     x, y = _ranked_in_groups(score, group)[0], _ranked_in_groups(p, group)[0]
-    pairs, tied_x, tied_y, tied_both = (_tied_pairs(t) for t in (np.zeros_like(x), x, y, _dense(x, y)))
+    pairs, tied_x, tied_y, tied_both = (_tied_pairs(t) for t in (np.zeros_like(x), x, y, _category_codes(x, y)))
     # Composite keys order any two rows of different groups alike, so such pairs are concordant and drop out below.
-    across = pairs - _tied_pairs(_dense(group))
+    across = pairs - _tied_pairs(_category_codes(group))
     comparable = pairs - tied_x - across
     if comparable == 0:
         return float("nan")
@@ -93,10 +90,10 @@ def separated_pair_accuracy(score: ArrayLike, p: ArrayLike, group: ArrayLike | N
 
     Depends on the level of p as well as on its order; NaN if no group has both classes.
     """
-    score, p = _rows(score, p)
-    index = _dense(np.zeros(len(score)) if group is None else group)
-    label, says = hard_label(score), p > 0.5
-    right = np.bincount(index, label & says) * np.bincount(index, ~label & ~says)
+    score, p = _checked_rows(score, p)
+    index = _category_codes(np.zeros(len(score)) if group is None else group)
+    label, predicted = hard_label(score), p > 0.5
+    right = np.bincount(index, label & predicted) * np.bincount(index, ~label & ~predicted)
     pairs = np.bincount(index, label) * np.bincount(index, ~label)
     return float(right.sum() / pairs.sum()) if pairs.any() else float("nan")
 
@@ -107,11 +104,11 @@ def brier(score: ArrayLike, p: ArrayLike, n: ArrayLike | None = None) -> float:
     With ``n`` (rollouts of each row) it is the Brier score of p against every single rollout instead, which
     contains the rollouts' own variance; exact for rewards of -1 and 1.
     """
-    score, p = _rows(score, p)
-    rate = success_rate(score)
+    score, p = _checked_rows(score, p)
+    rate = success_of_reward(score)
     if n is None:
         return float(np.mean((p - rate) ** 2))
-    return float(np.average((p - rate) ** 2 + rate * (1 - rate), weights=_rows(n)[0]))
+    return float(np.average((p - rate) ** 2 + rate * (1 - rate), weights=_checked_rows(n)[0]))
 
 
 def reliability(score: ArrayLike, p: ArrayLike, bins: int = 10) -> pd.DataFrame:
@@ -124,9 +121,9 @@ def reliability(score: ArrayLike, p: ArrayLike, bins: int = 10) -> pd.DataFrame:
 
 def bin_sums(score: ArrayLike, p: ArrayLike, bins: int) -> np.ndarray:
     """Rows, sum of p and sum of the success rates of each bin of p, shape (3, bins)."""
-    score, p = _rows(score, p)
-    index = np.minimum((p * bins).astype(int), bins - 1)
-    return np.array([np.bincount(index, x, bins) for x in (np.ones_like(p), p, success_rate(score))])
+    score, p = _checked_rows(score, p)
+    index = np.minimum((p * bins).astype(int), bins - 1)  # p = 1 belongs to the last bin
+    return np.array([np.bincount(index, x, bins) for x in (np.ones_like(p), p, success_of_reward(score))])
 
 
 def ece(score: ArrayLike, p: ArrayLike, bins: int = 10) -> float:
@@ -140,23 +137,23 @@ def ece(score: ArrayLike, p: ArrayLike, bins: int = 10) -> float:
 
 def value_mse(score: ArrayLike, p: ArrayLike) -> float:
     """Mean of (V - score)^2: the squared error of the value, plus the sampling noise of the scores."""
-    score, p = _rows(score, p)
-    return float(np.mean((2 * p - 1 - score) ** 2))
+    score, p = _checked_rows(score, p)
+    return float(np.mean((value_of_probability(p) - score) ** 2))
 
 
 def value_mse_unbiased(score: ArrayLike, n: ArrayLike, p: ArrayLike) -> float:
-    """Estimate of the mean of (V - E[reward])^2, the error that the baseline of V0.5 suffers from.
+    """Estimate of the mean of (V - E[reward])^2, the error of V as the baseline of V0.5.
 
     Takes the sampling variance of each score, estimated by (1 - score^2) / (n - 1), off :func:`value_mse`. Unbiased
-    for rewards of -1 and 1 (for rewards in between it is too low) and so negative now and then. Rows with n = 1 tell
-    nothing of their variance and are left out; NaN if there are no others.
+    for rewards of -1 and 1 (for rewards in between it is too low) and so negative now and then. Rows with n = 1 give no
+    estimate of their variance and are left out; NaN if there are no others.
     """
-    score, n, p = _rows(score, n, p)
+    score, n, p = _checked_rows(score, n, p)
     several = n >= 2
     if not several.any():
         return float("nan")
     score, n, p = score[several], n[several], p[several]
-    return float(np.mean((2 * p - 1 - score) ** 2 - (1 - score**2) / (n - 1)))
+    return float(np.mean((value_of_probability(p) - score) ** 2 - (1 - score**2) / (n - 1)))
 
 
 def resample(
@@ -178,7 +175,7 @@ def resample(
         Shape (n, *shape of the metric).
     """
     arrays = tuple(np.asarray(a) for a in arrays)
-    index = _dense(unit)
+    index = _category_codes(unit)
     rows_of = np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])
     rng = np.random.default_rng(seed)
     draws = []
@@ -196,14 +193,14 @@ def interval(draws: np.ndarray, level: float = 0.95) -> np.ndarray:
         return np.nanpercentile(draws, [tail, 100 - tail], axis=0)
 
 
-def bootstrap(
+def bootstrap_interval(
     metric: Callable[..., Any], *arrays: ArrayLike, unit: ArrayLike, seed: int = 0, n: int = 1000, level: float = 0.95
 ) -> np.ndarray:
     """(low, high) of the metric by :func:`resample`, shape (2, *shape of the metric)."""
     return interval(resample(metric, *arrays, unit=unit, seed=seed, n=n), level)
 
 
-def _rows(*arrays: ArrayLike) -> tuple[np.ndarray, ...]:
+def _checked_rows(*arrays: ArrayLike) -> tuple[np.ndarray, ...]:
     """Float64 copies, one-dimensional, equally long, finite and not empty."""
     arrays = tuple(np.asarray(a, dtype=np.float64) for a in arrays)
     shapes = {a.shape for a in arrays}
@@ -216,7 +213,7 @@ def _rows(*arrays: ArrayLike) -> tuple[np.ndarray, ...]:
     return arrays
 
 
-def _dense(*columns: ArrayLike) -> np.ndarray:
+def _category_codes(*columns: ArrayLike) -> np.ndarray:
     """Whole numbers 0, 1, ... for the distinct (combinations of) values, in their order."""
     index = np.unique(np.asarray(columns[0]), return_inverse=True)[1].reshape(-1)
     for column in columns[1:]:
@@ -227,8 +224,8 @@ def _dense(*columns: ArrayLike) -> np.ndarray:
 
 def _ranked_in_groups(value: np.ndarray, group: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(keys that order rows by (group, value), group numbers of the rows, rows of each group)."""
-    index = _dense(group)
-    return _dense(index, value), index, np.bincount(index)
+    index = _category_codes(group)
+    return _category_codes(index, value), index, np.bincount(index)
 
 
 def _tied_pairs(key: np.ndarray) -> int:

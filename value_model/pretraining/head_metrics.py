@@ -20,7 +20,7 @@ HELD_OUT = 2**32  # stream of held-out tasks: no training step is numbered so hi
 _EPSILON = 1e-6
 
 
-def measure(
+def evaluate_head(
     head: Predict, *, features: int, queries: int, tasks: int, seed: int = 0, contexts: Sequence[int] = CONTEXTS
 ) -> list[dict]:
     """Head, logistic regression, base rate and the truth on ``tasks`` held-out tasks for each size of context.
@@ -30,21 +30,21 @@ def measure(
         log-loss is its entropy), ``auc`` against hard labels over the tasks whose queries have both (None if none has).
     """
     return [
-        {"context": context, "predictor": name, **_mean(scores)}
+        {"context": context, "predictor": name, **_mean_scores(scores)}
         for context in contexts
-        for name, scores in _scores(head, context, features, queries, tasks, seed).items()
+        for name, scores in _task_scores(head, context, features, queries, tasks, seed).items()
     ]
 
 
-def as_table(measured: list[dict]) -> Table:
-    """What :func:`measure` returned, to be printed."""
+def metrics_table(measured: list[dict]) -> Table:
+    """The rows of :func:`evaluate_head`, to be printed."""
     table = Table(*measured[0])
     for row in measured:
         table.add_row(*(str(value) for value in row.values()))
     return table
 
 
-def _scores(
+def _task_scores(
     head: Predict, context: int, features: int, queries: int, tasks: int, seed: int
 ) -> dict[str, list[dict[str, float]]]:
     rng = np.random.default_rng([seed, HELD_OUT + context])
@@ -53,7 +53,7 @@ def _scores(
         task = sample_tasks(rng, 1, context + queries, features)
         for name, predicted in _predictions(head, task, context).items():
             scores.setdefault(name, []).append(
-                _score(predicted, task.probability[0, context:], task.labels[0, context:])
+                _scores(predicted, task.probability[0, context:], task.labels[0, context:])
             )
     return scores
 
@@ -83,7 +83,7 @@ def _logistic(x: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.ndar
     return make_pipeline(StandardScaler(), regression).fit(x, labels).predict_proba(queries)[:, 1]
 
 
-def _score(predicted: np.ndarray, probability: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def _scores(predicted: np.ndarray, probability: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     p = np.clip(predicted.astype(np.float64), _EPSILON, 1 - _EPSILON)
     both = 0 < labels.sum() < len(labels)
     return {
@@ -93,6 +93,6 @@ def _score(predicted: np.ndarray, probability: np.ndarray, labels: np.ndarray) -
     }
 
 
-def _mean(scores: list[dict[str, float]]) -> dict[str, float | None]:
+def _mean_scores(scores: list[dict[str, float]]) -> dict[str, float | None]:
     known = {key: [score[key] for score in scores if not np.isnan(score[key])] for key in scores[0]}
     return {key: round(float(np.mean(values)), 4) if values else None for key, values in known.items()}

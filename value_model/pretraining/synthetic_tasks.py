@@ -205,7 +205,7 @@ VIEWS = (_mixed, _sparsely_mixed, _encoded, _unit_length)
 
 
 def _irrelevant(rng: np.random.Generator, rows: int, count: int) -> Array:
-    """Columns that say nothing of the success; half of the time they resemble each other."""
+    """Columns that do not depend on the success; half of the time they are correlated with each other."""
     noise = rng.standard_normal((rows, count))
     return noise @ rng.standard_normal((count, count)) if rng.random() < 0.5 else noise
 

@@ -8,16 +8,18 @@ import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from value_model.checks import field_check
+
 TOKEN_ENV = "VERL_V05_PRIOR_TOKEN"
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # what RFC 6750 allows after "Bearer "
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Address, secret and limits of the endpoint.
+    """Address, secret and limits of the endpoint; the defaults serve this machine only.
 
     Raises:
-        ValueError: a limit is impossible, the token cannot travel in a header, or the host is open without a token.
+        ValueError: a limit is impossible, the token is no valid header value, or the host is open without a token.
     """
 
     host: str = "127.0.0.1"
@@ -28,14 +30,15 @@ class ServerSettings:
     max_prompts: int = 1024
     max_context: int = 1024
     max_prompt_chars: int = 100_000
-    max_waiting: int = 8  # requests that wait while one is predicted; more are sent away with 503
-    retry_after_s: int = 1  # what those are told to wait
+    max_waiting: int = 8  # requests that wait while one is predicted; further ones are answered 503
+    retry_after_s: int = 1  # seconds, the Retry-After header of those answers
 
     def __post_init__(self) -> None:
+        check = field_check(self)
         for name in LIMITS:
             least = 0 if name == "max_waiting" else 1
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} is not allowed: it must be at least {least}")
+            check(name, getattr(self, name) >= least, f"at least {least}")
+        # The message leaves the value out: a token is a secret.
         if self.token is not None and not TOKEN.fullmatch(self.token):
             raise ValueError("the token is not allowed: it must be one or more of A-Z a-z 0-9 . _ ~ + / - =")
         if self.token is None and not is_loopback(self.host):

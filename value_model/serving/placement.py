@@ -1,4 +1,4 @@
-"""Where replicas live: in bundles of the trainer's own placement groups, beside the policy's ranks."""
+"""Placement of replicas: in bundles of the trainer's own placement groups, next to the policy's ranks."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def replica_options(
     return [
         {
             "num_cpus": 0,
-            **_share(group.bundle_specs[bundle], gpu_fraction),
+            **_accelerator_share(group.bundle_specs[bundle], gpu_fraction),
             "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
         }
         for group in placement_groups
-        for bundle in _bundles(group.bundle_count, per_node)
+        for bundle in _bundle_indices(group.bundle_count, per_node)
     ]
 
 
-def _bundles(count: int, per_node: int) -> list[int]:
-    """Evenly spaced bundles, from the last one: a node's first rank has the most to do besides."""
+def _bundle_indices(count: int, per_node: int) -> list[int]:
+    """Evenly spaced bundles, from the last one: a node's first rank has the most other work."""
     if per_node > count:
         raise ValueError(
             f"algorithm.v05.prior.kwargs.replicas_per_node={per_node} is not allowed: a node has {count} ranks"
@@ -46,7 +46,7 @@ def _bundles(count: int, per_node: int) -> list[int]:
     return [count - 1 - replica * count // per_node for replica in range(per_node)]
 
 
-def _share(bundle: dict[str, float], fraction: float) -> dict[str, Any]:
+def _accelerator_share(bundle: dict[str, float], fraction: float) -> dict[str, Any]:
     name = next((name for name in ACCELERATORS if bundle.get(name)), None)
     if name is None:
         return {}

@@ -1,4 +1,7 @@
-"""One copy of the value model in a process of its own."""
+"""One copy of the value model in a process of its own.
+
+Shape suffixes: C context prompts, Q queries, F features; P prompts.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# torch and the model are imported in load(): creating a replica's process must not take seconds.
+# torch and the model are imported in the methods: the actor's process starts at once and loads when load() asks it to.
 
 
 @dataclass(frozen=True)
 class ReplicaInfo:
-    """What a loaded replica says of itself."""
+    """What a loaded replica reports about itself."""
 
     identity: str  # of the model's weights; equal for all replicas of a run
     device: str
@@ -22,14 +25,14 @@ class ReplicaInfo:
 
 
 class Replica:
-    """Ray actor (a plain class here). Stateless but for its weights: a new one can take its place at any time.
+    """Ray actor (a plain class here). Its weights are its only state, so a new one can replace it at any time.
 
     Between :meth:`sleep` and the next call the weights are in host memory, so that on a GPU the model takes little
     from the rollout engine's KV cache or from training.
 
     Args:
         model: folder or hub id, None for the small model of the package.
-        backbone: see :func:`value_model.checkpoint.load`.
+        backbone: see :func:`value_model.checkpoint.load_parts`.
         device: "auto" (the GPU Ray assigned, else the CPU) or a torch device.
     """
 
@@ -41,9 +44,9 @@ class Replica:
         """Read the weights; to be called once, before anything else."""
         import torch
 
-        from value_model.checkpoint import load
+        from value_model.model import ValueModel
 
-        self._model = load(*self._source)
+        self._model = ValueModel.from_pretrained(*self._source)
         if self._device == "auto":
             self._device = assigned_device()
         if self._device.startswith("cuda"):
@@ -52,7 +55,7 @@ class Replica:
 
     def embed(self, prompts: list[str]) -> np.ndarray:
         """Features of each prompt, float32, (P, F)."""
-        self._wake()
+        self._move_to_device()
         self._model.cache.clear()  # the caller keeps the features of all replicas
         return self._model.features(prompts).numpy()
 
@@ -60,7 +63,7 @@ class Replica:
         """Success probabilities from features, float64, (Q,)."""
         import torch
 
-        self._wake()
+        self._move_to_device()
         return self._model.probabilities(torch.tensor(context_cf), np.array(labels_c), torch.tensor(queries_qf))
 
     def sleep(self) -> None:
@@ -71,7 +74,7 @@ class Replica:
             self._model.to("cpu")
             torch.cuda.empty_cache()
 
-    def _wake(self) -> None:
+    def _move_to_device(self) -> None:
         if str(self._model.device) != self._device:
             self._model.to(self._device)
 

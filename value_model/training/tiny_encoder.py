@@ -13,10 +13,12 @@ from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
+from value_model.checks import field_check
+
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
-@dataclass
+@dataclass(frozen=True)
 class TinyEncoderSettings:
     """Size of the encoder; the defaults make about 100,000 parameters."""
 
@@ -26,11 +28,11 @@ class TinyEncoderSettings:
     max_length: int = 2048  # bytes
 
     def __post_init__(self) -> None:
+        check = field_check(self, "init.new.tiny.")
         for key in ("width", "layers", "heads", "max_length"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"tiny.{key}={getattr(self, key)!r} is not allowed: it must be at least 1")
-        if self.width % (2 * self.heads):
-            raise ValueError(f"tiny.width={self.width} is not allowed: it must be a multiple of {2 * self.heads}")
+            check(key, getattr(self, key) >= 1, "at least 1")
+        # Rotary position embeddings turn pairs of a head's coordinates.
+        check("width", self.width % (2 * self.heads) == 0, f"a multiple of {2 * self.heads}")
 
 
 def byte_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
