@@ -87,5 +87,5 @@ def make_estimator(name: str) -> Estimator:
 def parameters_of(name: str) -> list[inspect.Parameter]:
     """Keyword-only arguments of an estimator, its parameters in the config."""
     found = ESTIMATORS[name]
-    function = found.advantages if isinstance(found, type) else found
+    function = getattr(found, "advantages", found)  # of a class, or the function itself
     return [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.kind is p.KEYWORD_ONLY]

@@ -119,8 +119,9 @@ class HaDw(Estimator):
         eps: float = 1e-6,
     ) -> GroupAdvantage:
         """See :func:`step`; the anchor moves on."""
-        parameters = {"scale": scale, "window": window, "eta": eta, "low": low, "high": high, "eps": eps}
-        self.anchor, result = step(self.anchor, rewards, group, **parameters)
+        self.anchor, result = step(
+            self.anchor, rewards, group, scale=scale, window=window, eta=eta, low=low, high=high, eps=eps
+        )
         return result
 
     def state_dict(self) -> dict[str, Any]:
