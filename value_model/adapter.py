@@ -44,8 +44,8 @@ class ResidualQueryAdapter(Adapter):
             nn.Dropout(config.dropout),
             nn.Linear(config.bottleneck, self.width),
         )
-        nn.init.zeros_(self.generator[-1].weight)
-        nn.init.zeros_(self.generator[-1].bias)
+        for parameter in self.generator[-1].parameters():
+            nn.init.zeros_(parameter)
         self.proj_kv = nn.Linear(states_dim, config.dim)
         self.mha = nn.MultiheadAttention(config.dim, config.heads, batch_first=True)
         self.ln_q = nn.LayerNorm(config.dim)

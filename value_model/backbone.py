@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from value_model.config import BackboneConfig
 
@@ -35,18 +37,18 @@ class Backbone(nn.Module):
         """
         super().__init__()
         self.config = config
-        inside = folder is not None and (folder / config.name).is_dir()
-        source = str(folder / config.name) if inside else config.name
+        inside = folder / config.name if folder is not None and (folder / config.name).is_dir() else None
         loaded = SentenceTransformer(
-            source,
+            str(inside or config.name),
             revision=None if inside else config.revision,
             device="cpu",
             model_kwargs={"dtype": getattr(torch, config.dtype)},
             processor_kwargs={"padding_side": config.padding_side},
         )
-        self.encoder = loaded[0].auto_model
+        transformer: Any = loaded[0]  # typed as nn.Module, whose attributes are all Tensor | Module
+        self.encoder: PreTrainedModel = transformer.auto_model
         self.tokenizer = loaded.tokenizer
-        self.width = self.encoder.config.hidden_size
+        self.width: int = self.encoder.config.hidden_size
         self.max_length = min(config.max_length, loaded.max_seq_length or config.max_length)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, TypeVar, get_args, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,11 +19,14 @@ from yaml import YAMLError
 
 from value_model.checks import is_of_type, require
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance  # exists for type checkers only
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def config_from_dict(
-    schema: type[Config], values: object, error: type[ValueError] = ValueError, section: str = ""
+    schema: type[Config], values: Any, error: type[ValueError] = ValueError, section: str = ""
 ) -> Config:
     """Build a config dataclass and check it; ``values`` is left as it is.
 
@@ -39,13 +43,14 @@ def config_from_dict(
     hints = get_type_hints(schema)
     for key, value in values.items():
         require(f"{section}{key}", value, key in hints, f"absent (known keys: {', '.join(hints)})", error)
-    arguments = {}
+    arguments: dict[str, Any] = {}
     for field in fields(schema):
         path, nested = f"{section}{field.name}", _dataclass_in(hints[field.name])
         if field.name in values:
             value = values[field.name]
-            is_section = nested is not None and not is_of_type(value, hints[field.name])
-            arguments[field.name] = config_from_dict(nested, value, error, f"{path}.") if is_section else value
+            if nested is not None and not is_of_type(value, hints[field.name]):
+                value = config_from_dict(nested, value, error, f"{path}.")
+            arguments[field.name] = value
         elif field.default is MISSING and field.default_factory is MISSING:
             if nested is None:
                 raise error(f"{path} is missing: it has no default")
@@ -71,7 +76,7 @@ def config_from_yaml(
         ValueError: of type ``error``: the file cannot be read, or as :func:`config_from_dict`.
     """
     try:
-        read = OmegaConf.load(path)
+        read = OmegaConf.load(Path(path))
     except (OSError, YAMLError) as problem:
         raise error(f"{path} cannot be read as yaml: {problem}") from problem
     try:
@@ -83,9 +88,10 @@ def config_from_yaml(
     return config_from_dict(schema, _numbers_as_text(schema, values), error)
 
 
-def _dataclass_in(hint: Any) -> type | None:
+def _dataclass_in(hint: Any) -> type[DataclassInstance] | None:
     """The dataclass of an annotation ``X`` or ``X | None``."""
-    return next((member for member in (hint, *get_args(hint)) if is_dataclass(member)), None)
+    members = (hint, *get_args(hint))
+    return next((member for member in members if isinstance(member, type) and is_dataclass(member)), None)
 
 
 def _numbers_as_text(schema: type, values: Any) -> Any:

@@ -107,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     embed = _embedding(args.encoder, model)
     sets = read_tasks(args.data, args.context_size, args.seed)
     encoders: dict[str, Embed] = {} if model is None else {VALUE_MODEL: model.features}
-    encoders |= {} if args.encoder is None else {str(args.encoder): embed}
+    if args.encoder is not None and embed is not None:
+        encoders[args.encoder] = embed
     with Progress(console=console) as progress:
         seconds_per_text = _embed_all(sets, encoders, progress)
         predictors = _predictors(model, embed, args.data)

@@ -174,14 +174,14 @@ def resample(
     Returns:
         Shape (n, *shape of the metric).
     """
-    arrays = tuple(np.asarray(a) for a in arrays)
+    columns = [np.asarray(a) for a in arrays]
     index = _category_codes(unit)
     rows_of = np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(n):
         rows = np.concatenate([rows_of[u] for u in rng.integers(len(rows_of), size=len(rows_of))])
-        draws.append(metric(*(a[rows] for a in arrays)))
+        draws.append(metric(*(column[rows] for column in columns)))
     return np.array(draws, dtype=np.float64)
 
 
@@ -202,15 +202,15 @@ def bootstrap_interval(
 
 def _checked_rows(*arrays: ArrayLike) -> tuple[np.ndarray, ...]:
     """Float64 copies, one-dimensional, equally long, finite and not empty."""
-    arrays = tuple(np.asarray(a, dtype=np.float64) for a in arrays)
-    shapes = {a.shape for a in arrays}
-    if len(shapes) > 1 or arrays[0].ndim != 1 or not len(arrays[0]):
-        raise ValueError(f"expected arrays of one shape (rows,) with at least one row, got {[a.shape for a in arrays]}")
-    for array in arrays:
-        if not np.isfinite(array).all():
-            row = int((~np.isfinite(array)).argmax())
-            raise ValueError(f"row {row} is {array[row]}; leave rows without a prediction or a score out")
-    return arrays
+    columns = tuple(np.asarray(a, dtype=np.float64) for a in arrays)
+    shapes = [column.shape for column in columns]
+    if len(set(shapes)) > 1 or columns[0].ndim != 1 or not len(columns[0]):
+        raise ValueError(f"expected arrays of one shape (rows,) with at least one row, got {shapes}")
+    for column in columns:
+        if not np.isfinite(column).all():
+            row = int((~np.isfinite(column)).argmax())
+            raise ValueError(f"row {row} is {column[row]}; leave rows without a prediction or a score out")
+    return columns
 
 
 def _category_codes(*columns: ArrayLike) -> np.ndarray:

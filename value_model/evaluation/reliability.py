@@ -46,7 +46,7 @@ def plot_reliability(queries: pd.DataFrame, p: pd.DataFrame, path: Path, title: 
 def _plot_curve(axis: plt.Axes, queries: pd.DataFrame, p: np.ndarray, bins: int) -> None:
     score, unit = queries["score"].to_numpy(), queries["prompt_id"].to_numpy()
     table = metrics.reliability(score, p, bins)
-    low, high = metrics.bootstrap_interval(lambda *rows: _bin_success(*rows, bins), score, p, unit=unit, n=200)
+    low, high = metrics.bootstrap_interval(lambda score, p: _bin_success(score, p, bins), score, p, unit=unit, n=200)
     measured = table["success"].to_numpy()
     around = np.clip([measured - low, high - measured], 0, None)
     axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle="--")

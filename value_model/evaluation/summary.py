@@ -82,7 +82,7 @@ def _arrays(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 def _with_intervals(predictions: Predictions, values: np.ndarray, draws: np.ndarray) -> pd.DataFrame:
     low, high = metrics.interval(draws)
-    columns = {}
+    columns: dict[str, np.ndarray] = {}
     for i, name in enumerate(METRICS):
         columns |= {name: values[:, i], f"{name}_low": low[:, i], f"{name}_high": high[:, i]}
     return pd.DataFrame(columns, index=pd.Index(predictions.p.columns, name="predictor"))

@@ -46,7 +46,7 @@ def markdown_table(table: pd.DataFrame, emphasise: bool = False) -> str:
     head = ["predictor", *(f"{name} {'↑' if name in LARGER_IS_BETTER else '↓'}" for name in names)]
     lines = [head + ["ms a query"] * timed, ["---"] * (len(head) + timed)]
     for predictor, row in table.iterrows():
-        cells = [_cell(*row[[name, f"{name}_low", f"{name}_high"]], emphasise=emphasise) for name in names]
+        cells = [_cell(row[name], row[f"{name}_low"], row[f"{name}_high"], emphasise) for name in names]
         time = [f"{1e3 * row['seconds_per_query']:.2f}"] if timed else []
         lines.append([str(predictor), *cells, *time])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

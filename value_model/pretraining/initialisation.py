@@ -16,8 +16,13 @@ reserved for the classifier.
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+# tabpfn's network or a part of it. Any, because nn.Module types every attribute that is a module as Tensor | Module.
+TabpfnModule: TypeAlias = Any
 
 # Reserved coordinates of a cell's state.
 LABEL = -6  # in target cells: the row's label, -1 or 1, and 0 where it is unknown
@@ -37,7 +42,7 @@ ESTIMATE_GAIN = 4.0  # the averages differ little from row to row
 
 
 @torch.no_grad()
-def initialise_network(network: nn.Module, seed: int) -> None:
+def initialise_network(network: TabpfnModule, seed: int) -> None:
     """Set the weights of a TabPFN v2.5 network, in place.
 
     Args:
@@ -63,7 +68,7 @@ def _content(width: int) -> slice:
     return slice(0, width // 2 - 4)
 
 
-def _initialise_embedders(network: nn.Module, generator: torch.Generator) -> None:
+def _initialise_embedders(network: TabpfnModule, generator: torch.Generator) -> None:
     """Features into the content, labels to -1 and 1 (0 where unknown), and a flag for each kind of cell."""
     features = network.feature_group_embedder.weight
     count, content = network.features_per_group, _content(network.emsize)
@@ -82,7 +87,7 @@ def _initialise_embedders(network: nn.Module, generator: torch.Generator) -> Non
     target.bias[LABEL] = -1
 
 
-def _scale_background_weights(block: nn.Module, generator: torch.Generator) -> None:
+def _scale_background_weights(block: TabpfnModule, generator: torch.Generator) -> None:
     """Random weights of a block small enough that the classifier's few large ones dominate at the start."""
     for attention in (block.per_sample_attention_between_features, block.per_column_attention_between_cells):
         for projection in (attention.q_projection, attention.k_projection, attention.v_projection):
@@ -91,7 +96,7 @@ def _scale_background_weights(block: nn.Module, generator: torch.Generator) -> N
     block.mlp[2].weight.copy_(_normal(block.mlp[2].weight, OUTPUT_STD, generator))
 
 
-def _attend_by_flag(attention: nn.Module, query_flag: int, key_flag: int) -> None:
+def _attend_by_flag(attention: TabpfnModule, query_flag: int, key_flag: int) -> None:
     """In the first attention head, cells with ``query_flag`` attend to cells with ``key_flag``."""
     # Query and key each contribute a factor, and attention divides their product by the root of the head's size.
     strength = (FLAG_LOGIT * attention.head_dim**0.5) ** 0.5
@@ -100,7 +105,7 @@ def _attend_by_flag(attention: nn.Module, query_flag: int, key_flag: int) -> Non
         projection.weight[0, coordinate] = strength
 
 
-def _attend_by_similarity(attention: nn.Module, generator: torch.Generator) -> None:
+def _attend_by_similarity(attention: TabpfnModule, generator: torch.Generator) -> None:
     """In the first attention head, the only one whose keys query rows see, cells attend to cells of similar content."""
     size, content = attention.head_dim, _content(attention.out_projection.out_features)
     columns = range(attention.q_projection.in_features)[content]
@@ -112,7 +117,7 @@ def _attend_by_similarity(attention: nn.Module, generator: torch.Generator) -> N
         projection.weight[1:size, content] += comparison
 
 
-def _route_value(attention: nn.Module, source: int, destination: int, gain: float) -> None:
+def _route_value(attention: TabpfnModule, source: int, destination: int, gain: float) -> None:
     """The first head's value is the coordinate ``source``, and its output is added to ``destination``."""
     attention.v_projection.weight[0] = 0
     attention.v_projection.weight[0, source] = 1

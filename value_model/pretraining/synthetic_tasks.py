@@ -54,7 +54,7 @@ def _sample_task(rng: np.random.Generator, rows: int, features: int) -> tuple[Ar
 
 
 def _choose(rng: np.random.Generator, options: Sequence) -> Callable:
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]
 
 
 def _standardise(values: Array) -> Array:
@@ -150,7 +150,8 @@ def _products(rng: np.random.Generator, factors: Array) -> Array:
 
 def _thresholds(rng: np.random.Generator, factors: Array) -> Array:
     """A sum of steps, each along one factor or one direction."""
-    return sum(_step(rng, factors) for _ in range(rng.integers(1, 6)))
+    steps = (_step(rng, factors) for _ in range(rng.integers(1, 6)))
+    return sum(steps, start=np.zeros(len(factors)))
 
 
 def _step(rng: np.random.Generator, factors: Array) -> Array:

@@ -153,7 +153,7 @@ def learning_rate(step: int, settings: PretrainSettings) -> float:
 
 
 @contextlib.contextmanager
-def random_column_embeddings(network: nn.Module, seed: int) -> Iterator[None]:
+def random_column_embeddings(network: Any, seed: int) -> Iterator[None]:
     """Column embeddings drawn anew.
 
     At this width tabpfn draws them with a fixed seed on the device at hand, so a GPU gives other ones than a CPU.

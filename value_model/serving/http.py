@@ -167,7 +167,7 @@ def create_app(model: ServedModel, settings: ServerSettings) -> FastAPI:
     queue = PredictionQueue(model, settings, metrics)
     app = FastAPI(title="value model", docs_url=None, redoc_url=None)
     app.add_middleware(AuthenticationMiddleware, token=settings.token, metrics=metrics)
-    app.add_exception_handler(RequestValidationError, _validation_error_response)
+    app.exception_handler(RequestValidationError)(_validation_error_response)
 
     # The limit is the route's: an older fastapi ignores an unknown argument of FastAPI().
     @app.post(PREDICT, max_body_size=settings.max_body_bytes)

@@ -189,5 +189,7 @@ class ReplicaPool:
         slot.actor, slot.loading, slot.info = new.actor, new.loading, None
 
     def _start_replica(self, options: dict[str, Any]) -> _Slot:
-        actor = ray.remote(Replica).options(**options).remote(**self._replica)
+        # Any: Ray's stubs give a class that is not decorated itself neither options() nor methods with remote().
+        actor_class: Any = ray.remote(Replica)
+        actor = actor_class.options(**options).remote(**self._replica)
         return _Slot(options, actor, actor.load.remote())

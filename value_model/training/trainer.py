@@ -82,9 +82,15 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss and metrics of the whole model on the validation tasks, the same tasks every time."""
-        self.model.eval()
+        """Loss and metrics of the whole model on the validation tasks, the same tasks every time.
+
+        Raises:
+            TrainError: validation is off, so there are no held-out tasks.
+        """
         tasks = self.data.validation
+        if tasks is None:
+            raise TrainError("there is nothing to validate on: validation.every=0 holds no tasks out")
+        self.model.eval()
         numbers = self.processes.shard(min(self.settings.validation.tasks, len(tasks)))
         drawn = [tasks.draw(0, i) for i in numbers]
         predictions = [TaskPrediction.from_logits(task, *self._loss(task, self.model.head)) for task in drawn]
