@@ -88,6 +88,18 @@ def config_from_yaml(
     return config_from_dict(schema, _numbers_as_text(schema, values), error)
 
 
+def changed_keys(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys that differ between two nested dictionaries."""
+    found: list[str] = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += changed_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}")
+    return found
+
+
 def _dataclass_in(hint: Any) -> type[DataclassInstance] | None:
     """The dataclass of an annotation ``X`` or ``X | None``."""
     members = (hint, *get_args(hint))

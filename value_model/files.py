@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,3 +45,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, content: Any, indent: int | None = None) -> None:
     """:func:`write_text` of JSON."""
     write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+def nan_as_none(record: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A copy of a JSON object's values with None for each NaN, which JSON cannot represent."""
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()}

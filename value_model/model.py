@@ -20,6 +20,7 @@ from value_model.backbone import Backbone
 from value_model.cache import TextCache
 from value_model.checkpoint import ModelParts, load_parts, save_parts
 from value_model.config import ValueModelConfig
+from value_model.conversions import hard_label
 from value_model.head import InContextHead
 
 __all__ = ["ContextError", "Task", "ValueModel", "hard_labels"]
@@ -168,7 +169,7 @@ def hard_labels(prompts: Sequence[str], scores: Sequence[float]) -> np.ndarray:
         raise ContextError(
             f"context score {values[wrong][0]} of {str(list(prompts)[wrong.argmax()])!r} is not in [-1, 1]"
         )
-    labels = values >= 0
+    labels = hard_label(values)
     _check_both_classes(labels)
     return labels
 

@@ -20,12 +20,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from value_model.conversions import success_of_reward, value_of_probability
-
-
-def hard_label(score: ArrayLike) -> np.ndarray:
-    """Which scores the in-context head and the AUC count as a success: those from 0 on, bool."""
-    return np.asarray(score, dtype=np.float64) >= 0
+from value_model.conversions import hard_label, success_of_reward, value_of_probability
 
 
 def auc(label: ArrayLike, p: ArrayLike) -> float:

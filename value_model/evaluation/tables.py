@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pandas as pd
 from rich.table import Table
 
 from value_model.evaluation.tasks import EvalTask
-from value_model.files import write_text
+from value_model.files import nan_as_none, write_text
 from value_model.trajectories import success
 
 LARGER_IS_BETTER = ("auc", "grouped_auc", "pair_accuracy", "separated_pairs")
@@ -93,6 +92,4 @@ def _cell(value: float, low: float, high: float, emphasise: bool) -> str:
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """JSON rows, NaN as null: JSON has no NaN."""
-    rows = table.reset_index().to_dict(orient="records")
-    return [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
+    return [nan_as_none(row) for row in table.reset_index().to_dict(orient="records")]

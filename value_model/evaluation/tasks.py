@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from value_model.evaluation.metrics import hard_label
+from value_model.conversions import hard_label
 from value_model.trajectories import HELDOUT_MODELS, read_trajectories, split_by_prompt
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from rich.table import Table
 from sklearn.linear_model import LogisticRegressionCV
-from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from value_model.evaluation.metrics import auc
 from value_model.pretraining.synthetic_tasks import Tasks, sample_tasks
 
 Predict = Callable[[Tasks, int], np.ndarray]  # (one task, size of its context) -> success of the other rows (queries,)
@@ -85,11 +85,10 @@ def _logistic(x: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.ndar
 
 def _scores(predicted: np.ndarray, probability: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     p = np.clip(predicted.astype(np.float64), _EPSILON, 1 - _EPSILON)
-    both = 0 < labels.sum() < len(labels)
     return {
         "log_loss": float(-(probability * np.log(p) + (1 - probability) * np.log1p(-p)).mean()),
         "brier": float(((p - probability) ** 2).mean()),
-        "auc": float(roc_auc_score(labels, p)) if both else float("nan"),
+        "auc": auc(labels, p),
     }
 
 

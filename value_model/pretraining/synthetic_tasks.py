@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from value_model.conversions import hard_label, reward_of_success
+
 Array = np.ndarray
 Structure = Callable[[np.random.Generator, int], Array]  # (rng, rows) -> factors (rows, d)
 Response = Callable[[np.random.Generator, Array], Array]  # (rng, factors) -> one number a row (rows,)
@@ -30,7 +32,7 @@ class Tasks(NamedTuple):
     @property
     def labels(self) -> Array:
         """Hard label of each row as the value model makes it: success rate of at least a half, (batch, rows) bool."""
-        return self.success_rate >= 0.5
+        return hard_label(reward_of_success(self.success_rate))
 
 
 def sample_tasks(rng: np.random.Generator, batch: int, rows: int, features: int) -> Tasks:

@@ -21,6 +21,7 @@ from tabpfn.preprocessing import PreprocessorConfig
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from value_model.config_loader import changed_keys
 from value_model.files import replaced
 from value_model.head import CLASSES, build_network, save_network
 from value_model.pretraining.initialisation import initialise_network
@@ -77,8 +78,7 @@ class HeadTrainer:
             PretrainError: it was written with other settings.
         """
         state = torch.load(path, weights_only=True)
-        ours, theirs = asdict(self.settings), state["settings"]
-        changed = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
+        changed = changed_keys(asdict(self.settings), state["settings"])
         if changed:
             raise PretrainError(
                 f"{path} was written with other settings ({', '.join(changed)}); choose another --out or delete it"

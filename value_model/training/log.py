@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from value_model.files import write_text
+from value_model.files import nan_as_none, write_text
 from value_model.training.settings import TrainSettings
 
 LOG = "metrics.jsonl"
@@ -37,7 +36,7 @@ def metrics_log(settings: TrainSettings, update: int) -> Iterator[WriteRecord]:
     with path.open("a", buffering=1) as file, _wandb_log(settings) as send:
 
         def write(record: dict[str, Any]) -> None:
-            file.write(_json_line(record))
+            file.write(json.dumps(nan_as_none(record)) + "\n")
             send(record)
 
         yield write
@@ -60,9 +59,3 @@ def _wandb_log(settings: TrainSettings) -> Iterator[WriteRecord]:
 
     with wandb.init(project=settings.wandb_project, dir=settings.out, config=asdict(settings)) as run:
         yield lambda record: run.log(record, step=record["step"])
-
-
-def _json_line(record: dict[str, Any]) -> str:
-    """A metric that the data do not determine is null: JSON has no NaN."""
-    values = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()}
-    return json.dumps(values) + "\n"

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from value_model.checks import field_check
-from value_model.evaluation.metrics import hard_label
+from value_model.conversions import hard_label
 
 Array = np.ndarray
 

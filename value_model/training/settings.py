@@ -143,15 +143,3 @@ def load_settings(config: str | os.PathLike, overrides: Sequence[str] = ()) -> T
         SettingsError: a key or value is unknown, mistyped, missing or impossible.
     """
     return config_from_yaml(TrainSettings, config, overrides, SettingsError)
-
-
-def changed_keys(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys that differ between two nested dictionaries."""
-    found: list[str] = []
-    for key in sorted(ours.keys() | theirs.keys()):
-        a, b = ours.get(key), theirs.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += changed_keys(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}")
-    return found

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
 from value_model.checkpoint import BACKBONE
+from value_model.config_loader import changed_keys
 from value_model.files import replaced
 from value_model.head import InContextHead
 from value_model.model import ValueModel
@@ -24,7 +25,7 @@ from value_model.training.meta_tasks import MetaTask
 from value_model.training.model_builder import build_model
 from value_model.training.model_card import model_card
 from value_model.training.processes import ProcessGroup
-from value_model.training.settings import METRICS, PARTS, OptimizerSettings, TrainSettings, changed_keys
+from value_model.training.settings import METRICS, PARTS, OptimizerSettings, TrainSettings
 from value_model.training.validation import TaskPrediction, validation_metrics
 
 TRAINING, BEST, MODEL = "training.pt", "best.pt", "model"
