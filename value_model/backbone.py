@@ -71,10 +71,10 @@ class Backbone(nn.Module):
     def _tokens(self, prompts: Sequence[str]) -> list[list[int]]:
         if not prompts:
             return []
-        # A lone surrogate, as a cut through a surrogate pair leaves it, cannot be encoded and breaks the tokenizer.
+        # The tokenizer raises on a lone surrogate (half of a truncated surrogate pair), which UTF-8 cannot encode.
         texts = [prompt.encode("utf-8", "replace").decode() for prompt in prompts]
         encoded = self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
-        # A tokenizer without special tokens makes no token of an empty prompt, whose features would be NaN.
+        # A tokenizer without special tokens returns no token for an empty prompt; pooling over none would give NaN.
         return [tokens or [self._empty_prompt_token] for tokens in encoded]
 
     @property

@@ -28,12 +28,12 @@ Config = TypeVar("Config", bound="DataclassInstance")
 def config_from_dict(
     schema: type[Config], values: Any, error: type[ValueError] = ValueError, section: str = ""
 ) -> Config:
-    """Build a config dataclass and check it; ``values`` is left as it is.
+    """Build a config dataclass and check it; ``values`` is not modified.
 
     Args:
         schema: the dataclass; fields that are dataclasses themselves are built from nested mappings.
         values: field name -> value; fields left out keep their defaults.
-        error: raised for every mistake, and for what the dataclass itself refuses.
+        error: raised for every mistake, and for values that the dataclass itself rejects.
         section: dotted path of ``values`` in the whole config, such as ``"head."``.
 
     Raises:
@@ -60,7 +60,7 @@ def config_from_dict(
         return schema(**arguments)
     except error:
         raise
-    except ValueError as problem:  # of a section with an error type of its own
+    except ValueError as problem:  # a nested dataclass may raise an error type of its own
         raise error(str(problem)) from problem
 
 
@@ -107,9 +107,9 @@ def _dataclass_in(hint: Any) -> type[DataclassInstance] | None:
 
 
 def _numbers_as_text(schema: type, values: Any) -> Any:
-    """Write numbers out where a dataclass wants text.
+    """Convert numbers to text in fields annotated as text.
 
-    yaml and the command line do not tell `out=7` from a number; only the field's annotation does.
+    yaml and the command line parse `out=7` as a number; only the field's annotation shows that text is meant.
     """
     if not isinstance(values, Mapping):
         return values

@@ -1,4 +1,4 @@
-"""Tables of metrics in Markdown, in JSON and on the screen."""
+"""Tables of metrics in Markdown, in JSON and for the console."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def write_evaluation(
     """Write ``evaluation.json`` and ``evaluation.md``.
 
     Args:
-        folder: made if it is not there.
+        folder: created if missing.
         sets: name -> tasks.
         tables: name -> (summary, differences) of :mod:`value_model.evaluation.summary`.
-        settings: JSON-serialisable, with ``"reference"``, the predictor that the differences are to.
+        settings: JSON-serialisable, with ``"reference"``, the predictor that the differences refer to.
     """
     written = {name: {"predictors": _records(t), "differences": _records(gaps)} for name, (t, gaps) in tables.items()}
     document = {"settings": settings, "sets": written}
@@ -40,7 +40,7 @@ def write_evaluation(
 
 
 def markdown_table(table: pd.DataFrame, emphasise: bool = False) -> str:
-    """A table of metrics with intervals in Markdown; ``emphasise`` prints in bold what lies off zero."""
+    """A table of metrics with intervals in Markdown; ``emphasise``: bold where the interval excludes zero."""
     names, timed = _metric_names(table), "seconds_per_query" in table
     head = ["predictor", *(f"{name} {'↑' if name in LARGER_IS_BETTER else '↓'}" for name in names)]
     lines = [head + ["ms a query"] * timed, ["---"] * (len(head) + timed)]
