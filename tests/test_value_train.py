@@ -301,6 +301,12 @@ def test_validation_without_anything_held_out_is_refused(files: Path, tmp_path: 
         load_data(settings_of(files, tmp_path / "out", "data.heldout_models=[]", "data.heldout_prompts=0"))
 
 
+def test_a_run_without_validation_has_nothing_to_validate_on(files: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(settings_of(files, tmp_path, "validation.every=0"))
+    with pytest.raises(TrainError, match="nothing to validate on"):
+        trainer.validate()
+
+
 def test_a_table_split_with_the_same_seed_before_is_refused(files: Path, tmp_path: Path) -> None:
     table = read_trajectories([files / "table.parquet"])
     write_trajectories(split_by_prompt(table, {"train": 0.8, "validation": 0.2}, 0)["train"], tmp_path / "t.parquet")

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from value_model.config import BackboneConfig
 
@@ -35,18 +37,18 @@ class Backbone(nn.Module):
         """
         super().__init__()
         self.config = config
-        inside = folder is not None and (folder / config.name).is_dir()
-        source = str(folder / config.name) if inside else config.name
+        inside = folder / config.name if folder is not None and (folder / config.name).is_dir() else None
         loaded = SentenceTransformer(
-            source,
+            str(inside or config.name),
             revision=None if inside else config.revision,
             device="cpu",
             model_kwargs={"dtype": getattr(torch, config.dtype)},
             processor_kwargs={"padding_side": config.padding_side},
         )
-        self.encoder = loaded[0].auto_model
+        transformer: Any = loaded[0]  # typed as nn.Module, whose attributes are all Tensor | Module
+        self.encoder: PreTrainedModel = transformer.auto_model
         self.tokenizer = loaded.tokenizer
-        self.width = self.encoder.config.hidden_size
+        self.width: int = self.encoder.config.hidden_size
         self.max_length = min(config.max_length, loaded.max_seq_length or config.max_length)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -69,10 +71,10 @@ class Backbone(nn.Module):
     def _tokens(self, prompts: Sequence[str]) -> list[list[int]]:
         if not prompts:
             return []
-        # A lone surrogate, as a cut through a surrogate pair leaves it, cannot be encoded and breaks the tokenizer.
+        # The tokenizer raises on a lone surrogate (half of a truncated surrogate pair), which UTF-8 cannot encode.
         texts = [prompt.encode("utf-8", "replace").decode() for prompt in prompts]
         encoded = self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
-        # A tokenizer without special tokens makes no token of an empty prompt, whose features would be NaN.
+        # A tokenizer without special tokens returns no token for an empty prompt; pooling over none would give NaN.
         return [tokens or [self._empty_prompt_token] for tokens in encoded]
 
     @property

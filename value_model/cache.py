@@ -15,11 +15,11 @@ from value_model.files import replaced
 
 
 class TextCache:
-    """An LRU cache of one tensor a text.
+    """An LRU cache of one tensor per text.
 
     Args:
         capacity: texts kept; beyond it the least recently used ones are dropped.
-        identity: of the model that computes the values; a file of another model is refused.
+        identity: of the model that computes the values; :meth:`load` rejects a file of another model.
     """
 
     def __init__(self, capacity: int, identity: str = ""):
@@ -33,7 +33,7 @@ class TextCache:
         return len(self._values)
 
     def clear(self) -> None:
-        """Forget every text."""
+        """Remove every entry; the counts of hits and misses stay."""
         self._values.clear()
 
     def get(self, texts: Sequence[str], compute: Callable[[list[str]], Sequence[torch.Tensor]]) -> list[torch.Tensor]:
@@ -43,23 +43,23 @@ class TextCache:
         made = dict(zip(missing, compute(list(missing.values())) if missing else [], strict=True))
         self.misses += len(missing)
         self.hits += len(texts) - len(missing)
-        # Looked up before anything is dropped, because a batch may be larger than the cache.
+        # Read before eviction, because a batch may be larger than the cache.
         found = [made[key] if key in made else self._values[key] for key in keys]
         self._keep(zip(keys, found, strict=True))
         return found
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything atomically, oldest first."""
-        # The number in front keeps the order of use, which safetensors does not.
+        # The numeric prefix stores the LRU order, because safetensors does not keep the order of its keys.
         tensors = {f"{i}.{key}": value.contiguous() for i, (key, value) in enumerate(self._values.items())}
         with replaced(path) as partial:
             save_file(tensors, partial, metadata={"identity": self.identity})
 
     def load(self, path: str | os.PathLike) -> None:
-        """Add what :meth:`save` wrote.
+        """Add the entries of a file that :meth:`save` wrote.
 
         Raises:
-            ValueError: the file is damaged, or was made by something else than this cache's ``identity``.
+            ValueError: the file is damaged, or of another ``identity`` than this cache's.
         """
         try:
             self._read(path)

@@ -1,8 +1,8 @@
 """The parts of a value model on disk: this package's layout, and the one the V0 authors released.
 
 This package's checkpoint is a folder: ``config.json``, ``adapter.safetensors``, ``head.safetensors``, a model card, and
-``backbone/`` where the encoder itself was trained; otherwise the config names the encoder and it is not copied. No file
-is unpickled into code. :class:`value_model.model.ValueModel` is not imported here: it is composed from the parts.
+``backbone/`` where the encoder itself was trained; otherwise the config names the encoder and it is not copied. Loading
+executes no pickled code. :class:`value_model.model.ValueModel` is not imported here: it is composed from the parts.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ def save_parts(parts: ModelParts, path: str | os.PathLike, model_card: str | Non
     Raises:
         CheckpointError: ``path`` is a file, or a folder that holds something else.
     """
-    path = Path(path).resolve()  # a link would be replaced, not what it points to
+    path = Path(path).resolve()  # else a symbolic link would be replaced instead of its target
     if path.exists() and not (path / CONFIG).is_file() and not _is_empty_folder(path):
         raise CheckpointError(f"{path} holds something that is no value model: delete it, or save elsewhere")
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         _write_folder(parts, scratch, model_card)
-        for file in (scratch, *scratch.rglob("*")):  # mkdtemp and safetensors give no one else permission to read
+        for file in (scratch, *scratch.rglob("*")):  # mkdtemp and safetensors create them readable by the owner only
             file.chmod(0o755 if file.is_dir() else 0o644)
         _replace_folder(scratch, path)
     finally:
@@ -86,7 +86,7 @@ def load_parts(path: str | os.PathLike | None = None, backbone: str | None = Non
 
     Args:
         path: a folder (ours or the authors' layout) or a hub id; None is the small model of this package.
-        backbone: hub id or path of the encoder, where the checkpoint's own name cannot be reached.
+        backbone: hub id or path of the encoder, where the name in the checkpoint's config cannot be loaded.
 
     Raises:
         CheckpointError: there is nothing usable under ``path``.
@@ -111,8 +111,8 @@ def _write_folder(parts: ModelParts, folder: Path, model_card: str | None) -> No
 
 
 def _replace_folder(built: Path, path: Path) -> None:
-    # os.replace cannot overwrite a folder that is not empty, so value_model.files.replaced does not do: the old folder
-    # is moved aside, and moved back if the new one cannot take its place.
+    # os.replace cannot overwrite a folder that is not empty, which rules out value_model.files.replaced: the old folder
+    # is renamed first, and renamed back if moving the new one fails.
     if path.exists():
         old = path.with_name(f".{path.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -197,7 +197,7 @@ def _load_released(folder: Path, backbone: str | None) -> ModelParts:
     adapter = make_adapter(encoder.width, config.adapter)
     _load_tensors(encoder.encoder, tensors["encoder"], str(folder / RELEASED))
     _load_tensors(adapter, tensors["adapter"], str(folder / RELEASED))
-    # These encoder weights are in no other place: under this name a later save writes them with the checkpoint.
+    # No hub id refers to these encoder weights; with this name, save_parts writes them into the checkpoint.
     config = replace(config, backbone=replace(config.backbone, name=BACKBONE))
     return ModelParts(config, encoder, adapter, InContextHead(network, architecture, config.head))
 
@@ -206,7 +206,7 @@ def _split_released(path: Path) -> dict[str, dict[str, Tensor]]:
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         state = dict(checkpoint["model_state_dict"])
-    except Exception as error:  # what a damaged file raises depends on where it is damaged
+    except Exception as error:  # the type of the error depends on how the file is damaged
         raise CheckpointError(
             f"{path} is damaged, holds more than tensors, or has no model_state_dict: {error}"
         ) from error
@@ -222,6 +222,6 @@ def _split_released(path: Path) -> dict[str, dict[str, Tensor]]:
 
 def _load_tensors(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     try:
-        module.load_state_dict(tensors)  # strict: a missing adapter must never go unnoticed
+        module.load_state_dict(tensors)  # strict, so that missing tensors raise instead of staying random
     except RuntimeError as error:
         raise CheckpointError(f"{source} does not fit: {error}") from error

@@ -21,13 +21,13 @@ def field_check(
 
     Args:
         settings: the dataclass instance; annotations may be plain types, unions, ``list[X]`` and ``dict``.
-        section: put before each key in the message, such as ``"head."``.
+        section: prefix of each key in the message, such as ``"head."``.
         error: what to raise.
 
     Returns:
         ``check(key, ok, allowed)``, which is :func:`require` of the field ``key``.
     """
-    # A field that is left out of the repr holds a secret, and error messages end up in logs.
+    # A field with repr=False holds a secret, and error messages are logged.
     shown = {field.name: getattr(settings, field.name) if field.repr else "..." for field in fields(settings)}
 
     def check(key: str, ok: bool, allowed: str) -> None:
@@ -49,7 +49,7 @@ def is_of_type(value: object, hint: Any) -> bool:
         return isinstance(value, list) and all(is_of_type(item, arguments[0]) for item in value)
     if origin is not None:
         return isinstance(value, origin)
-    if isinstance(value, bool):  # a bool is an int in Python: `seed: true` would pass as seed 1
+    if isinstance(value, bool):  # bool is a subclass of int: `seed: true` would be accepted as seed 1
         return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)
 

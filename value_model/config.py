@@ -1,4 +1,4 @@
-"""What a value model is made of. Defaults are the released V0's."""
+"""Configuration of a value model. Defaults are the released V0's."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """The text encoder: anything sentence-transformers or transformers loads.
+    """The text encoder, which sentence-transformers or transformers can load.
 
     ``name`` is a hub id, a local path, or a folder relative to the checkpoint (how a trained encoder is saved).
     """
 
     name: str = "Qwen/Qwen3-Embedding-0.6B"
     revision: str | None = None
-    max_length: int = 2048  # tokens; longer prompts are cut
+    max_length: int = 2048  # tokens; longer prompts are truncated
     padding_side: str = "left"
     dtype: str = "float32"
-    batch_tokens: int = 16384  # padded tokens a forward pass
+    batch_tokens: int = 16384  # padded tokens per forward pass
 
     def __post_init__(self) -> None:
         check = field_check(self, "backbone.", ConfigError)
@@ -47,7 +47,7 @@ class AdapterConfig:
     """From token states to the head's features.
 
     ``residual_query``: ``queries * dim`` features. ``last_token`` and ``mean``: the pooled state, projected to
-    ``features`` if that is given. ``dropout`` is that of training, before the last projection.
+    ``features`` if that is given. ``dropout`` is applied in training only, before the last projection.
     """
 
     kind: str = "residual_query"
@@ -76,9 +76,9 @@ class HeadConfig:
     estimators: int = 4
     softmax_temperature: float = 0.9  # tabpfn's default
     seed: int = 0
-    query_batch: int = 512  # queries a pass
-    # tabpfn's extra column, a hash of each row: part of the released model, but it turns rounding noise of the
-    # features into visible noise of the answers.
+    query_batch: int = 512  # queries per pass
+    # tabpfn's extra column, a hash of each row: part of the released model, but rounding differences of the features
+    # change the hash and with it the predictions.
     fingerprint: bool = True
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class ValueModelConfig:
-    """A whole value model; ``cache_prompts`` bounds how many prompts' features are kept."""
+    """A whole value model; ``cache_prompts`` bounds the number of prompts whose features are cached."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)

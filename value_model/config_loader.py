@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, TypeVar, get_args, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,18 +19,21 @@ from yaml import YAMLError
 
 from value_model.checks import is_of_type, require
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance  # exists for type checkers only
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def config_from_dict(
-    schema: type[Config], values: object, error: type[ValueError] = ValueError, section: str = ""
+    schema: type[Config], values: Any, error: type[ValueError] = ValueError, section: str = ""
 ) -> Config:
-    """Build a config dataclass and check it; ``values`` is left as it is.
+    """Build a config dataclass and check it; ``values`` is not modified.
 
     Args:
         schema: the dataclass; fields that are dataclasses themselves are built from nested mappings.
         values: field name -> value; fields left out keep their defaults.
-        error: raised for every mistake, and for what the dataclass itself refuses.
+        error: raised for every mistake, and for values that the dataclass itself rejects.
         section: dotted path of ``values`` in the whole config, such as ``"head."``.
 
     Raises:
@@ -39,13 +43,14 @@ def config_from_dict(
     hints = get_type_hints(schema)
     for key, value in values.items():
         require(f"{section}{key}", value, key in hints, f"absent (known keys: {', '.join(hints)})", error)
-    arguments = {}
+    arguments: dict[str, Any] = {}
     for field in fields(schema):
         path, nested = f"{section}{field.name}", _dataclass_in(hints[field.name])
         if field.name in values:
             value = values[field.name]
-            is_section = nested is not None and not is_of_type(value, hints[field.name])
-            arguments[field.name] = config_from_dict(nested, value, error, f"{path}.") if is_section else value
+            if nested is not None and not is_of_type(value, hints[field.name]):
+                value = config_from_dict(nested, value, error, f"{path}.")
+            arguments[field.name] = value
         elif field.default is MISSING and field.default_factory is MISSING:
             if nested is None:
                 raise error(f"{path} is missing: it has no default")
@@ -55,7 +60,7 @@ def config_from_dict(
         return schema(**arguments)
     except error:
         raise
-    except ValueError as problem:  # of a section with an error type of its own
+    except ValueError as problem:  # a nested dataclass may raise an error type of its own
         raise error(str(problem)) from problem
 
 
@@ -71,7 +76,7 @@ def config_from_yaml(
         ValueError: of type ``error``: the file cannot be read, or as :func:`config_from_dict`.
     """
     try:
-        read = OmegaConf.load(path)
+        read = OmegaConf.load(Path(path))
     except (OSError, YAMLError) as problem:
         raise error(f"{path} cannot be read as yaml: {problem}") from problem
     try:
@@ -83,15 +88,28 @@ def config_from_yaml(
     return config_from_dict(schema, _numbers_as_text(schema, values), error)
 
 
-def _dataclass_in(hint: Any) -> type | None:
+def changed_keys(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys that differ between two nested dictionaries."""
+    found: list[str] = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += changed_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}")
+    return found
+
+
+def _dataclass_in(hint: Any) -> type[DataclassInstance] | None:
     """The dataclass of an annotation ``X`` or ``X | None``."""
-    return next((member for member in (hint, *get_args(hint)) if is_dataclass(member)), None)
+    members = (hint, *get_args(hint))
+    return next((member for member in members if isinstance(member, type) and is_dataclass(member)), None)
 
 
 def _numbers_as_text(schema: type, values: Any) -> Any:
-    """Write numbers out where a dataclass wants text.
+    """Convert numbers to text in fields annotated as text.
 
-    yaml and the command line do not tell `out=7` from a number; only the field's annotation does.
+    yaml and the command line parse `out=7` as a number; only the field's annotation shows that text is meant.
     """
     if not isinstance(values, Mapping):
         return values

@@ -1,4 +1,4 @@
-"""How good a value model's probabilities are, against predictors that need none.
+"""Evaluate a value model's success probabilities against baselines without a value model.
 
 ``python -m value_model.evaluate --model PATH --data DIR --out DIR`` takes the files of ``value_model.trajectories``
 and writes ``evaluation.json``, ``evaluation.md`` and ``reliability.png``: every predictor on held-out prompts, and on
@@ -33,7 +33,7 @@ MODES = {"default": "the package's own small model", "none": "baselines only"}
 def _load_model(name: str) -> Any:
     if name == "none":
         return None
-    from value_model.model import ValueModel  # torch takes seconds to import, and baselines alone do without
+    from value_model.model import ValueModel  # importing torch takes seconds, and the baselines alone do not need it
 
     return ValueModel.from_pretrained(None if name == "default" else name)
 
@@ -61,7 +61,7 @@ def _predictors(model: Any, embed: Embed | None, data: Path) -> list[Predictor]:
 def _embed_all(
     sets: Mapping[str, Sequence[EvalTask]], encoders: Mapping[str, Embed], progress: Progress
 ) -> dict[str, float]:
-    """Seconds a text of each encoder. The encoders keep the embeddings, so no predictor's time contains them later."""
+    """Seconds per text of each encoder. The encoders cache embeddings, so the predictors' times exclude them later."""
     frames = [frame for tasks in sets.values() for task in tasks for frame in (task.context, task.queries)]
     texts = list(pd.concat(frames)["prompt"].unique())
     seconds = {}
@@ -107,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     embed = _embedding(args.encoder, model)
     sets = read_tasks(args.data, args.context_size, args.seed)
     encoders: dict[str, Embed] = {} if model is None else {VALUE_MODEL: model.features}
-    encoders |= {} if args.encoder is None else {str(args.encoder): embed}
+    if args.encoder is not None and embed is not None:
+        encoders[args.encoder] = embed
     with Progress(console=console) as progress:
         seconds_per_text = _embed_all(sets, encoders, progress)
         predictors = _predictors(model, embed, args.data)

@@ -1,7 +1,7 @@
 """The in-context head: tabpfn's classifier on features, differentiable in context and queries.
 
 tabpfn is used through its public interface: the network is built here from its architecture registry, from plain
-tensors, and handed over in memory, so no pickled code is ever executed.
+tensors, and passed in memory, so no pickled code is executed.
 
 Shape suffixes: C context prompts, Q queries, F features.
 """
@@ -56,7 +56,7 @@ class InContextHead(nn.Module):
     def forward(self, context_cf: Tensor, labels_c: Tensor, queries_qf: Tensor) -> Tensor:
         """Logits of failure and success, (Q, 2); ``labels_c`` must hold both classes."""
         device = str(context_cf.device)
-        # A classifier keeps the feature schema and the ensemble of its first fit: one for each number of features.
+        # A classifier keeps the feature schema and ensemble of its first fit, so each number of features needs its own.
         key = (device, context_cf.shape[1])
         if key not in self._classifiers:
             self._classifiers[key] = self._new_classifier(device)
@@ -93,7 +93,7 @@ class InContextHead(nn.Module):
 
 
 def build_network(architecture: dict[str, Any]) -> nn.Module:
-    """A network with fresh weights."""
+    """A network with newly initialised weights."""
     module = ARCHITECTURES[ARCHITECTURE]
     return module.get_architecture(module.parse_config(architecture)[0])
 
@@ -110,7 +110,7 @@ def save_network(
         network: to write.
         architecture: the values it was built from.
         path: file to write.
-        inference_config: how tabpfn runs the network where it is loaded by tabpfn alone; None leaves tabpfn's default.
+        inference_config: how tabpfn runs the network when tabpfn alone loads it; None is tabpfn's default.
     """
     checkpoint = {
         "state_dict": network.state_dict(),
@@ -126,14 +126,14 @@ def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
     """Network and its architecture's values from a tabpfn checkpoint, ``.ckpt`` or ``.safetensors``.
 
     Raises:
-        HeadError: the file is missing, holds more than tensors and plain values, or another architecture.
+        HeadError: the file is missing, damaged, of another architecture, or not only tensors and plain values.
     """
     path = Path(path)
     if not path.is_file():
         raise HeadError(f"no head at {path}. {WEIGHTS_HELP}")
     checkpoint = _read_checkpoint(path)
     name = checkpoint.get("architecture_name", "tabpfn_v2")
-    if name not in (ARCHITECTURE, "base"):  # what v2.5's own file calls itself
+    if name not in (ARCHITECTURE, "base"):  # "base" is the name in the published v2.5 file
         raise HeadError(f"{path} holds the architecture {name!r}, the head must be {ARCHITECTURE!r}. {WEIGHTS_HELP}")
     architecture = dict(checkpoint["config"])
     try:
@@ -150,7 +150,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
             checkpoint = Checkpoint(path).load()
         else:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged file raises depends on where it is damaged
+    except Exception as error:  # the type of the error depends on how the file is damaged
         raise HeadError(f"{path} is damaged, or holds more than tensors and plain values: {error}") from error
     if not isinstance(checkpoint, Mapping):
         raise HeadError(f"{path} holds a {type(checkpoint).__name__}, not a tabpfn checkpoint")

@@ -20,18 +20,19 @@ from value_model.backbone import Backbone
 from value_model.cache import TextCache
 from value_model.checkpoint import ModelParts, load_parts, save_parts
 from value_model.config import ValueModelConfig
+from value_model.conversions import hard_label
 from value_model.head import InContextHead
 
 __all__ = ["ContextError", "Task", "ValueModel", "hard_labels"]
 
 
 class ContextError(ValueError):
-    """A context that cannot be learnt from: empty, of one class, or with scores outside [-1, 1]."""
+    """An invalid context: empty, of one class, or with scores outside [-1, 1]."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What was measured of one policy at one step, and the prompts to predict."""
+    """Measured outcomes of one policy at one step (the context), and the prompts to predict."""
 
     context_prompts: Sequence[str]
     context_scores: Sequence[float]  # mean outcome rewards, in [-1, 1]
@@ -41,8 +42,8 @@ class Task:
 class ValueModel(nn.Module):
     """Predicts the probability that a policy solves a prompt, from the outcomes of other prompts.
 
-    Features of a prompt depend on the prompt alone, so they are computed once and kept (``cache``); what the
-    policy can do enters only through the context.
+    Features of a prompt depend on the prompt alone, so they are computed once and cached (``cache``); the policy enters
+    only through the context.
     """
 
     def __init__(self, config: ValueModelConfig, backbone: Backbone, adapter: Adapter, head: InContextHead):
@@ -56,7 +57,7 @@ class ValueModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Device of the head's parameters, and with them of the whole model."""
+        """Device of the head's parameters; the whole model is on one device."""
         return next(self.head.network.parameters()).device
 
     def predict(
@@ -66,7 +67,7 @@ class ValueModel(nn.Module):
 
         Args:
             context_prompts: prompts the policy was measured on.
-            context_scores: their mean outcome rewards in [-1, 1]; from 0 on a prompt counts as a success.
+            context_scores: their mean outcome rewards in [-1, 1]; a score of at least 0 counts as a success.
             prompts: the prompts to predict.
 
         Raises:
@@ -86,7 +87,7 @@ class ValueModel(nn.Module):
             start = end
         return answers
 
-    # Inference mode is switched off: a tensor made in it can never take part in training, and the cache keeps these.
+    # Inference mode is off: autograd cannot use tensors created in it, and the cache returns these to later callers.
     @torch.inference_mode(False)
     @torch.no_grad()
     def features(self, prompts: Sequence[str]) -> Tensor:
@@ -116,11 +117,11 @@ class ValueModel(nn.Module):
 
     @property
     def identity(self) -> str:
-        """Digest of the config and of every tensor: equal for two loads of one checkpoint, on whatever machine."""
+        """Digest of the config and of every tensor: equal for two loads of one checkpoint, on any machine."""
         digest = blake2b(self.config.to_json().encode(), digest_size=12)
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            # The bytes themselves: sums would depend on a machine's number of threads.
+            # The bytes, not sums of them, which would depend on the number of threads.
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
@@ -138,13 +139,13 @@ class ValueModel(nn.Module):
         with _eval_mode(self):
             for indices, states_btd, mask_bt in self.backbone.batches(prompts):
                 for index, row in zip(indices, self.adapter(states_btd, mask_bt).float().cpu(), strict=True):
-                    features[index] = row.clone()  # a row alone would keep its whole batch alive
+                    features[index] = row.clone()  # a view of the batch would keep the whole batch in memory
         return features
 
 
 @contextmanager
 def _eval_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterwards every part is in the mode it was in."""
+    """Evaluation mode inside the block; afterwards every submodule is in its previous mode."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -155,10 +156,10 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 def hard_labels(prompts: Sequence[str], scores: Sequence[float]) -> np.ndarray:
-    """Labels the head learns from in context: score >= 0, shape (context,).
+    """The context's class labels for the head: score >= 0, shape (context,).
 
     Raises:
-        ContextError: lengths differ, nothing is given, a score is not in [-1, 1], or there is only one class.
+        ContextError: lengths differ, the context is empty, a score is not in [-1, 1], or there is only one class.
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.shape != (len(prompts),):
@@ -168,7 +169,7 @@ def hard_labels(prompts: Sequence[str], scores: Sequence[float]) -> np.ndarray:
         raise ContextError(
             f"context score {values[wrong][0]} of {str(list(prompts)[wrong.argmax()])!r} is not in [-1, 1]"
         )
-    labels = values >= 0
+    labels = hard_label(values)
     _check_both_classes(labels)
     return labels
 

@@ -1,11 +1,11 @@
-"""Train an in-context head from nothing on synthetic tasks: ``python -m value_model.pretrain_head --out DIR``.
+"""Train an in-context head from scratch on synthetic tasks: ``python -m value_model.pretrain_head --out DIR``.
 
-The head is tabpfn's v2.5 network, small, and trained as TabPFN is: every step draws new tasks, gives the network a
-context with hard labels, and asks for the success probability of further rows. The target is the task's true
-probability, not a label, so the head learns to be calibrated in what the value model is used for.
+The head is a small network of tabpfn's v2.5 architecture, trained as TabPFN is: every step draws new tasks, gives the
+network a context with hard labels, and trains it to predict the success probability of further rows. The target is the
+task's true probability, not a label, so the head's probabilities are calibrated.
 
-Writes ``head.v2.5.safetensors`` (tabpfn's loader wants the version in the name), ``head.json`` (settings and metrics on
-held-out tasks) and ``training.pt``, from which the same command resumes.
+Writes ``head.v2.5.safetensors`` (tabpfn's loader requires the version in the name), ``head.json`` (settings and
+metrics on held-out tasks) and ``training.pt``, from which the same command resumes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WEIGHTS, REPORT, TRAINING = "head.v2.5.safetensors", "head.json", "training.pt"
 
 
 def pretrain(settings: PretrainSettings, out: str | os.PathLike, console: Console | None = None) -> HeadTrainer:
-    """Train, or go on from ``out/training.pt``; writes the weights and that file into ``out`` as it goes.
+    """Train, or resume from ``out/training.pt``; writes the weights and that file every ``save_every`` steps.
 
     Raises:
         PretrainError: ``out`` holds the unfinished training of other settings.

@@ -1,6 +1,6 @@
 """Train a value model on trajectories: ``python -m value_model.train --config FILE [key=value ...]``.
 
-Under torchrun the tasks of an update are split over the processes. ``out`` gets ``metrics.jsonl`` (a line an
+Under torchrun the tasks of an update are split over the processes. ``out`` gets ``metrics.jsonl`` (a line per
 update), ``training.pt`` (from which the same command resumes), ``best.pt`` and at the end the model in ``model/``.
 """
 
@@ -26,7 +26,7 @@ from value_model.trajectories import TrajectoryError
 
 
 def train(settings: TrainSettings, processes: ProcessGroup | None = None, console: Console | None = None) -> ValueModel:
-    """Train, or go on where ``settings.out`` stopped, and write the best model to ``out/model``.
+    """Train, or resume the run in ``settings.out``, and write the best model to ``out/model``.
 
     Raises:
         SettingsError: settings that do not fit the data.

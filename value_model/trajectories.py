@@ -1,14 +1,14 @@
-"""Query-performance trajectories: how well one policy did on one prompt at one training step.
+"""Query-performance trajectories: mean outcomes of one policy on one prompt at one training step.
 
 ``python -m value_model.trajectories RUN... --out DIR`` reads what runs recorded and splits it by prompt:
 
-- ``train.parquet``: training prompts. They are queries to learn from *and* the pool that contexts are drawn from: the
-  context of a (model, step) is a random sample of that group's training prompts, topped up from the
-  newest earlier steps of the same model where the step has too few (:func:`value_model.evaluation.tasks.tasks_from`);
-- ``validation.parquet`` (and ``test.parquet``): prompts that are in no other file. They are only ever queries, asked
-  with a context from ``train.parquet``;
-- ``heldout_models.parquet``: every row of the models that training must not see, both kinds of prompts; the same
-  split by prompt parts it into contexts and queries;
+- ``train.parquet``: training prompts. They are training queries *and* the pool that contexts are drawn from: the
+  context of a (model, step) is a random sample of that group's training prompts, filled up from the newest earlier
+  steps of the same model where the step has too few (:func:`value_model.evaluation.tasks.tasks_from`);
+- ``validation.parquet`` (and ``test.parquet``): prompts that are in no other file. They are used as queries only, with
+  a context from ``train.parquet``;
+- ``heldout_models.parquet``: every row of the models excluded from training, both kinds of prompts; the same split by
+  prompt divides it into contexts and queries;
 - ``splits.json``: the settings and counts.
 """
 
@@ -35,7 +35,7 @@ SPLITS = ("train", "validation", "test", HELDOUT_MODELS)
 
 
 class TrajectoryError(ValueError):
-    """A trajectory table that cannot be used; the message names file, column and row."""
+    """An invalid trajectory table; the message names file, column and row."""
 
 
 def success(table: pd.DataFrame) -> pd.Series:
@@ -48,8 +48,8 @@ def check(table: pd.DataFrame, source: str = "table") -> pd.DataFrame:
 
     Args:
         table: model, prompt_id, prompt, data_source (text), step (int >= 0), score (in [-1, 1]), n (int >= 1);
-            further columns are left out.
-        source: what to call the table in an error, such as its file.
+            further columns are dropped.
+        source: name of the table in error messages, such as its file.
 
     Raises:
         TrajectoryError: a column is missing or of another type, a value is out of range, or one id has two texts.
@@ -73,7 +73,7 @@ def check(table: pd.DataFrame, source: str = "table") -> pd.DataFrame:
 def read_trajectories(paths: Iterable[str | Path]) -> pd.DataFrame:
     """All rows of all paths, sorted by (model, step, prompt_id), each such key once.
 
-    Where a key comes more than once, the row with the most rollouts stays (of equals, the last one read).
+    Where a key occurs more than once, the row with the most rollouts is kept (of equals, the last one read).
 
     Args:
         paths: parquet files, jsonl files, or folders of runs, searched for ``trajectories/step_*.parquet``.
@@ -91,7 +91,7 @@ def read_trajectories(paths: Iterable[str | Path]) -> pd.DataFrame:
 
 
 def write_trajectories(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a checked table as parquet; readers see the old file or the whole new one.
+    """Write a checked table as parquet; readers see the old file or the complete new one.
 
     Raises:
         TrajectoryError: the table fails :func:`check`.
@@ -106,20 +106,20 @@ def split_by_prompt(
 ) -> dict[str, pd.DataFrame]:
     """Split into frames that share no prompt.
 
-    A prompt's split is a hash of (seed, its text) alone: it stays where it is when data arrive or leave, and the
-    same text is in one split in every model and step. Fractions are therefore met in expectation only.
+    A prompt's split is a hash of (seed, its text) alone: it does not change when rows are added or removed, and the
+    same text is in the same split for every model and step. Fractions are therefore met in expectation only.
 
     Args:
         table: as :func:`read_trajectories` gives it.
         fractions: name of a split -> share of the prompts, such as ``{"train": 0.8, "validation": 0.2}``; sum 1.
-        seed: another seed, another split.
+        seed: of the hash.
         holdout_models: models whose rows all go to ``"heldout_models"`` instead.
 
     Returns:
         Split -> rows; ``"heldout_models"`` only if any are named.
 
     Raises:
-        ValueError: fractions that are no shares of 1, a held-out model that is not in the table, or no other model.
+        ValueError: fractions are negative or do not sum to 1, a held-out model is not in the table, or none is left.
     """
     if min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1) > 1e-9:
         raise ValueError(f"fractions={dict(fractions)} must each be at least 0 and sum to 1")
@@ -152,7 +152,7 @@ def _trajectory_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise TrajectoryError(f"{path}: no such file or folder")
-    # A folder of steps may be named itself.
+    # The path may be the folder of steps itself.
     found = set(path.rglob("trajectories/step_*.parquet"))
     found |= set(path.glob("step_*.parquet")) if path.name == "trajectories" else set()
     if not found:
@@ -164,7 +164,7 @@ def _read_file(file: Path) -> pd.DataFrame:
     if file.suffix == ".parquet":
         return pd.read_parquet(file)
     if file.suffix == ".jsonl":
-        # Without dtype=False pandas makes numbers of ids such as "007".
+        # Without dtype=False pandas converts ids such as "007" to numbers.
         return pd.read_json(file, lines=True, dtype=False, convert_dates=False, precise_float=True)
     raise TrajectoryError(f"{file}: suffix {file.suffix!r} is neither .parquet nor .jsonl")
 
@@ -210,7 +210,8 @@ def _split_of(text: str, fractions: Mapping[str, float], seed: int) -> str:
         if position < fraction:
             return name
         position -= fraction
-    return max(fractions, key=fractions.__getitem__)  # fractions that add up to a rounding error less than 1
+    # Rounding can make the fractions sum to slightly less than 1.
+    return max(fractions, key=fractions.__getitem__)
 
 
 def write_splits(frames: Mapping[str, pd.DataFrame], folder: Path, settings: Mapping[str, object]) -> None:

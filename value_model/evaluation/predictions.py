@@ -37,20 +37,20 @@ class ValueModelPredictor(Predictor):
 
 @dataclass(frozen=True)
 class Predictions:
-    """Every predictor's answer to every query of a set of tasks."""
+    """Every predictor's probability for every query of a set of tasks."""
 
-    queries: pd.DataFrame  # trajectories, one row a query
-    p: pd.DataFrame  # success probabilities, one column a predictor, rows as in queries
+    queries: pd.DataFrame  # trajectories, one row per query
+    p: pd.DataFrame  # success probabilities, one column per predictor, rows as in queries
     seconds_per_query: Mapping[str, float]
 
 
 def predict_all(
     predictors: Sequence[Predictor], tasks: Sequence[EvalTask], advance: Callable[[], Any] = lambda: None
 ) -> Predictions:
-    """Ask every predictor every task; ``advance`` is called after each answer.
+    """Run every predictor on every task; ``advance`` is called after each pair, such as to move a progress bar.
 
     Raises:
-        ValueError: two predictors of one name, or an answer that is not one probability a query.
+        ValueError: two predictors have one name, or a prediction is not one probability per query.
     """
     names = [predictor.name for predictor in predictors]
     if len(set(names)) < len(names):
@@ -72,7 +72,7 @@ def _checked_answer(predictor: Predictor, task: EvalTask) -> np.ndarray:
     p = np.asarray(predictor.predict(task.context, task.queries), dtype=np.float64)
     if p.shape != (len(task.queries),):
         raise ValueError(f"{predictor.name} answered shape {p.shape} to {len(task.queries)} queries")
-    wrong = ~((p >= 0) & (p <= 1))  # written so that NaN is wrong too
+    wrong = ~((p >= 0) & (p <= 1))  # negated, so that NaN is rejected too
     if wrong.any():
         raise ValueError(f"{predictor.name} answered {p[wrong][0]} in {task.model}, step {task.step}: no probability")
     return p

@@ -11,7 +11,7 @@ import pandas as pd
 
 from value_model.evaluation import metrics
 
-matplotlib.use("Agg")  # draws to files; the default backend may want a display
+matplotlib.use("Agg")  # draws to files; the default backend may need a display
 import matplotlib.pyplot as plt
 
 PANELS_A_ROW = 4
@@ -19,11 +19,11 @@ LINE, BAR = "#1b6ca8", "#52a7e0"
 
 
 def plot_reliability(queries: pd.DataFrame, p: pd.DataFrame, path: Path, title: str, bins: int = 10) -> None:
-    """A panel a predictor: measured success against p in bins with 95 % intervals, and how often each p was predicted.
+    """One panel per predictor: measured success against p in bins with 95 % intervals, and a histogram of p.
 
     Args:
         queries: trajectories.
-        p: one column a predictor, rows as in ``queries``.
+        p: one column per predictor, rows as in ``queries``.
         path: PNG to write.
         title: of the figure.
         bins: of equal width in p.
@@ -46,7 +46,7 @@ def plot_reliability(queries: pd.DataFrame, p: pd.DataFrame, path: Path, title: 
 def _plot_curve(axis: plt.Axes, queries: pd.DataFrame, p: np.ndarray, bins: int) -> None:
     score, unit = queries["score"].to_numpy(), queries["prompt_id"].to_numpy()
     table = metrics.reliability(score, p, bins)
-    low, high = metrics.bootstrap_interval(lambda *rows: _bin_success(*rows, bins), score, p, unit=unit, n=200)
+    low, high = metrics.bootstrap_interval(lambda score, p: _bin_success(score, p, bins), score, p, unit=unit, n=200)
     measured = table["success"].to_numpy()
     around = np.clip([measured - low, high - measured], 0, None)
     axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle="--")

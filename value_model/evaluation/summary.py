@@ -1,4 +1,4 @@
-"""Metrics of predictions with 95 % intervals: of each predictor, and of each one's difference to a reference."""
+"""Metrics with 95 % intervals: of each predictor, and of its difference to a reference predictor."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ METRICS: dict[str, Metric] = {
 def evaluate(
     predictors: Sequence[Predictor], tasks: Sequence[EvalTask], *, draws: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """:func:`~value_model.evaluation.predictions.predict_all`, then :func:`summary`: one row a predictor."""
+    """:func:`~value_model.evaluation.predictions.predict_all`, then :func:`summary`: one row per predictor."""
     predictions = predict_all(predictors, tasks)
     return summary(predictions, bootstrap(predictions, draws, seed))
 
@@ -48,7 +48,7 @@ def bootstrap(predictions: Predictions, draws: int = 1000, seed: int = 0) -> np.
 
 
 def summary(predictions: Predictions, draws: np.ndarray) -> pd.DataFrame:
-    """One row a predictor: each metric with its 95 % interval (``<metric>_low``, ``_high``), ``seconds_per_query``.
+    """One row per predictor: each metric with its 95 % interval (``<metric>_low``, ``_high``), ``seconds_per_query``.
 
     Args:
         predictions: of :func:`~value_model.evaluation.predictions.predict_all`.
@@ -82,7 +82,7 @@ def _arrays(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 def _with_intervals(predictions: Predictions, values: np.ndarray, draws: np.ndarray) -> pd.DataFrame:
     low, high = metrics.interval(draws)
-    columns = {}
+    columns: dict[str, np.ndarray] = {}
     for i, name in enumerate(METRICS):
         columns |= {name: values[:, i], f"{name}_low": low[:, i], f"{name}_high": high[:, i]}
     return pd.DataFrame(columns, index=pd.Index(predictions.p.columns, name="predictor"))

@@ -1,9 +1,8 @@
-"""Tables of metrics in Markdown, in JSON and on the screen."""
+"""Tables of metrics in Markdown, in JSON and for the console."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pandas as pd
 from rich.table import Table
 
 from value_model.evaluation.tasks import EvalTask
-from value_model.files import write_text
+from value_model.files import nan_as_none, write_text
 from value_model.trajectories import success
 
 LARGER_IS_BETTER = ("auc", "grouped_auc", "pair_accuracy", "separated_pairs")
@@ -28,10 +27,10 @@ def write_evaluation(
     """Write ``evaluation.json`` and ``evaluation.md``.
 
     Args:
-        folder: made if it is not there.
+        folder: created if missing.
         sets: name -> tasks.
         tables: name -> (summary, differences) of :mod:`value_model.evaluation.summary`.
-        settings: JSON-serialisable, with ``"reference"``, the predictor that the differences are to.
+        settings: JSON-serialisable, with ``"reference"``, the predictor that the differences refer to.
     """
     written = {name: {"predictors": _records(t), "differences": _records(gaps)} for name, (t, gaps) in tables.items()}
     document = {"settings": settings, "sets": written}
@@ -41,12 +40,12 @@ def write_evaluation(
 
 
 def markdown_table(table: pd.DataFrame, emphasise: bool = False) -> str:
-    """A table of metrics with intervals in Markdown; ``emphasise`` prints in bold what lies off zero."""
+    """A table of metrics with intervals in Markdown; ``emphasise``: bold where the interval excludes zero."""
     names, timed = _metric_names(table), "seconds_per_query" in table
     head = ["predictor", *(f"{name} {'↑' if name in LARGER_IS_BETTER else '↓'}" for name in names)]
     lines = [head + ["ms a query"] * timed, ["---"] * (len(head) + timed)]
     for predictor, row in table.iterrows():
-        cells = [_cell(*row[[name, f"{name}_low", f"{name}_high"]], emphasise=emphasise) for name in names]
+        cells = [_cell(row[name], row[f"{name}_low"], row[f"{name}_high"], emphasise) for name in names]
         time = [f"{1e3 * row['seconds_per_query']:.2f}"] if timed else []
         lines.append([str(predictor), *cells, *time])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -93,6 +92,4 @@ def _cell(value: float, low: float, high: float, emphasise: bool) -> str:
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """JSON rows, NaN as null: JSON has no NaN."""
-    rows = table.reset_index().to_dict(orient="records")
-    return [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
+    return [nan_as_none(row) for row in table.reset_index().to_dict(orient="records")]

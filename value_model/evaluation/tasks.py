@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from value_model.evaluation.metrics import hard_label
+from value_model.conversions import hard_label
 from value_model.trajectories import HELDOUT_MODELS, read_trajectories, split_by_prompt
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvalTask:
-    """One (model, step): what was measured on some prompts, and other prompts whose outcome is to be predicted."""
+    """One (model, step): measured outcomes of some prompts, and other prompts whose outcome is to be predicted."""
 
     model: str
     step: int
@@ -40,7 +40,7 @@ def read_tasks(data: Path, context_size: int, seed: int) -> dict[str, list[EvalT
     if (data / f"{HELDOUT_MODELS}.parquet").exists():
         settings = json.loads((data / "splits.json").read_text())["settings"]
         rows = read_trajectories([data / f"{HELDOUT_MODELS}.parquet"])
-        # The same split as the other models', so that no query was trained on with another model either.
+        # Split as the other models' rows, so that no query's prompt was in training with another model.
         parts = split_by_prompt(rows, settings["fractions"], settings["seed"])
         sets["held-out models"] = tasks_from(parts["train"], parts["validation"], context_size, seed)
     return sets
@@ -49,16 +49,16 @@ def read_tasks(data: Path, context_size: int, seed: int) -> dict[str, list[EvalT
 def tasks_from(train: pd.DataFrame, held_out: pd.DataFrame, context_size: int, seed: int) -> list[EvalTask]:
     """One task for each (model, step) of ``held_out``.
 
-    The context is a sample without replacement of ``context_size`` of the group's own rows in ``train``, both classes
-    among them. A step with fewer rows is topped up with the same model's newest earlier steps, each prompt once, as
-    the support buffer of a run would be; what is then still too small is used as it is. The sample depends on the
+    The context is a sample without replacement of ``context_size`` of the group's own rows in ``train``, with both
+    classes. A step with fewer rows is filled up from the same model's newest earlier steps, each prompt once, like the
+    support buffer of a run; a context that is still smaller is used as it is. The sample depends on the
     seed and the group's name and rows, not on the other groups.
 
-    Groups whose context would be empty or of one class are left out with a warning: no in-context model can answer.
+    Groups whose context would be empty or of one class are left out with a warning: in-context learning needs both.
 
     Args:
         train: trajectories to draw contexts from.
-        held_out: trajectories to ask for, of prompts that ``train`` does not hold.
+        held_out: trajectories to predict, of prompts that are not in ``train``.
         context_size: prompts in a context, at least 2.
         seed: of the samples.
 
@@ -89,7 +89,7 @@ def _sample_context(rows: pd.DataFrame, step: int, size: int, seed: int) -> pd.D
     pool = past.head(max(size, int((past["step"] == step).sum()))).reset_index(drop=True)
     if len(pool) <= size:
         return pool
-    # Not Python's own hash, which differs from process to process.
+    # Not Python's hash(), which differs between processes.
     name = hashlib.sha256(f"{pool['model'].iloc[0]}\n{step}".encode()).digest()
     rng = np.random.default_rng([seed, int.from_bytes(name[:8], "big")])
     chosen = rng.choice(len(pool), size, replace=False)

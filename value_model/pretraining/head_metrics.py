@@ -1,4 +1,4 @@
-"""How well a head learns from a context: held-out synthetic tasks, with baselines fitted to the same context."""
+"""Evaluation of a head on held-out synthetic tasks, with baselines fitted to the same context."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from rich.table import Table
 from sklearn.linear_model import LogisticRegressionCV
-from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from value_model.evaluation.metrics import auc
 from value_model.pretraining.synthetic_tasks import Tasks, sample_tasks
 
 Predict = Callable[[Tasks, int], np.ndarray]  # (one task, size of its context) -> success of the other rows (queries,)
 
 CONTEXTS = (32, 64, 128, 256)
-HELD_OUT = 2**32  # stream of held-out tasks: no training step is numbered so high
+# Second part of the held-out tasks' seed; that of training tasks is the step, which is always smaller.
+HELD_OUT = 2**32
 _EPSILON = 1e-6
 
 
@@ -27,7 +28,8 @@ def evaluate_head(
 
     Returns:
         One row per context and predictor: ``log_loss`` and ``brier`` against the true probability (the truth's own
-        log-loss is its entropy), ``auc`` against hard labels over the tasks whose queries have both (None if none has).
+        log-loss is its entropy), ``auc`` against hard labels over the tasks whose queries have both classes (None if
+        none has).
     """
     return [
         {"context": context, "predictor": name, **_mean_scores(scores)}
@@ -37,7 +39,7 @@ def evaluate_head(
 
 
 def metrics_table(measured: list[dict]) -> Table:
-    """The rows of :func:`evaluate_head`, to be printed."""
+    """The rows of :func:`evaluate_head`, as a table for the console."""
     table = Table(*measured[0])
     for row in measured:
         table.add_row(*(str(value) for value in row.values()))
@@ -73,7 +75,7 @@ def _base_rate(labels: np.ndarray) -> float:
 
 
 def _logistic(x: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Logistic regression, its penalty chosen by cross-validation; the base rate where a class is too rare for that."""
+    """Logistic regression, its penalty chosen by cross-validation; the base rate if a class is too rare for that."""
     folds = int(min(5, labels.sum(), (~labels).sum()))
     if folds < 2:
         return np.full(len(queries), _base_rate(labels))
@@ -85,11 +87,10 @@ def _logistic(x: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.ndar
 
 def _scores(predicted: np.ndarray, probability: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     p = np.clip(predicted.astype(np.float64), _EPSILON, 1 - _EPSILON)
-    both = 0 < labels.sum() < len(labels)
     return {
         "log_loss": float(-(probability * np.log(p) + (1 - probability) * np.log1p(-p)).mean()),
         "brier": float(((p - probability) ** 2).mean()),
-        "auc": float(roc_auc_score(labels, p)) if both else float("nan"),
+        "auc": auc(labels, p),
     }
 
 

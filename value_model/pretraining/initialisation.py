@@ -1,14 +1,14 @@
-"""Initial weights with which tabpfn's network already is a weak in-context classifier.
+"""Initial weights that make tabpfn's network a weak in-context classifier before training.
 
-From random weights such a network spends most of a small training at the base rate, before it finds out that rows
-can be compared. Here the comparison is in the weights from the start, in three steps:
+From random weights, such a network predicts the base rate for most of a short training, until it learns to compare
+rows. These initial weights implement the comparison, in three steps:
 
 1. Block 1, attention along a row: every cell of a feature group copies the label from the row's target cell.
 2. Block 1, attention along a column: every such cell averages the copied labels of the context rows that resemble its
    row in this group.
 3. Block 2, attention along a row: the target cell averages these estimates over the groups.
 
-The result is a naive Bayes classifier with kernels. All other weights are small and random, and all are trained.
+The result is a kernel naive Bayes classifier. All other weights are small and random, and all weights are trained.
 
 A cell's state has ``width`` coordinates: the first ones hold the cell's features (the content), the last six are
 reserved for the classifier.
@@ -16,8 +16,13 @@ reserved for the classifier.
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+# tabpfn's network or a part of it. Any, because nn.Module types every attribute that is a module as Tensor | Module.
+TabpfnModule: TypeAlias = Any
 
 # Reserved coordinates of a cell's state.
 LABEL = -6  # in target cells: the row's label, -1 or 1, and 0 where it is unknown
@@ -30,14 +35,14 @@ RESERVED = [LABEL, COPIED_LABEL, GROUP_ESTIMATE, ROW_ESTIMATE, FEATURE_FLAG, TAR
 MIN_WIDTH, MIN_BLOCKS = 16, 2
 
 BACKGROUND_SCALE = 0.3  # of the attention's own random weights
-OUTPUT_STD = 0.05  # of the projections that tabpfn starts at zero, where no gradient would pass them
-FLAG_LOGIT = 5.0  # logit by which attention along a row prefers cells with the flag it looks for
+OUTPUT_STD = 0.05  # of the projections that tabpfn initialises to zero, which would block the gradient
+FLAG_LOGIT = 5.0  # attention logit, along a row, of cells with the required flag
 SIMILARITY_SCALE = 0.7  # of queries and keys when rows are compared
 ESTIMATE_GAIN = 4.0  # the averages differ little from row to row
 
 
 @torch.no_grad()
-def initialise_network(network: nn.Module, seed: int) -> None:
+def initialise_network(network: TabpfnModule, seed: int) -> None:
     """Set the weights of a TabPFN v2.5 network, in place.
 
     Args:
@@ -63,8 +68,8 @@ def _content(width: int) -> slice:
     return slice(0, width // 2 - 4)
 
 
-def _initialise_embedders(network: nn.Module, generator: torch.Generator) -> None:
-    """Features into the content, labels to -1 and 1 (0 where unknown), and a flag for each kind of cell."""
+def _initialise_embedders(network: TabpfnModule, generator: torch.Generator) -> None:
+    """Map features to the content and labels to -1 and 1 (0 if unknown), and set a flag for each kind of cell."""
     features = network.feature_group_embedder.weight
     count, content = network.features_per_group, _content(network.emsize)
     features.zero_()
@@ -77,13 +82,13 @@ def _initialise_embedders(network: nn.Module, generator: torch.Generator) -> Non
         layer.weight[RESERVED] = 0
         layer.bias.zero_()
         layer.bias[flag] = 1
-    # Of an unknown label tabpfn sets the value to 1 and the indicator to -2.
+    # tabpfn encodes an unknown label as value 1 and indicator -2.
     target.weight[LABEL] = torch.tensor([2.0, 0.5])
     target.bias[LABEL] = -1
 
 
-def _scale_background_weights(block: nn.Module, generator: torch.Generator) -> None:
-    """Random weights of a block small enough that the classifier's few large ones dominate at the start."""
+def _scale_background_weights(block: TabpfnModule, generator: torch.Generator) -> None:
+    """Scale down a block's random weights, so that the classifier's few large ones dominate initially."""
     for attention in (block.per_sample_attention_between_features, block.per_column_attention_between_cells):
         for projection in (attention.q_projection, attention.k_projection, attention.v_projection):
             projection.weight.mul_(BACKGROUND_SCALE)
@@ -91,20 +96,20 @@ def _scale_background_weights(block: nn.Module, generator: torch.Generator) -> N
     block.mlp[2].weight.copy_(_normal(block.mlp[2].weight, OUTPUT_STD, generator))
 
 
-def _attend_by_flag(attention: nn.Module, query_flag: int, key_flag: int) -> None:
+def _attend_by_flag(attention: TabpfnModule, query_flag: int, key_flag: int) -> None:
     """In the first attention head, cells with ``query_flag`` attend to cells with ``key_flag``."""
-    # Query and key each contribute a factor, and attention divides their product by the root of the head's size.
+    # Query and key each contribute one factor, and attention divides the product by the square root of the head's size.
     strength = (FLAG_LOGIT * attention.head_dim**0.5) ** 0.5
     for projection, coordinate in ((attention.q_projection, query_flag), (attention.k_projection, key_flag)):
         projection.weight[0] = 0
         projection.weight[0, coordinate] = strength
 
 
-def _attend_by_similarity(attention: nn.Module, generator: torch.Generator) -> None:
-    """In the first attention head, the only one whose keys query rows see, cells attend to cells of similar content."""
+def _attend_by_similarity(attention: TabpfnModule, generator: torch.Generator) -> None:
+    """In the first attention head, the only one whose keys query rows attend to, cells attend to similar content."""
     size, content = attention.head_dim, _content(attention.out_projection.out_features)
     columns = range(attention.q_projection.in_features)[content]
-    # The same random projection for queries and keys: their product is large where the contents are alike.
+    # The same random projection for queries and keys: their product is large where the contents are similar.
     comparison = torch.randn(size - 1, len(columns), generator=generator) * SIMILARITY_SCALE / len(columns) ** 0.5
     for projection in (attention.q_projection, attention.k_projection):
         projection.weight[0] = 0
@@ -112,7 +117,7 @@ def _attend_by_similarity(attention: nn.Module, generator: torch.Generator) -> N
         projection.weight[1:size, content] += comparison
 
 
-def _route_value(attention: nn.Module, source: int, destination: int, gain: float) -> None:
+def _route_value(attention: TabpfnModule, source: int, destination: int, gain: float) -> None:
     """The first head's value is the coordinate ``source``, and its output is added to ``destination``."""
     attention.v_projection.weight[0] = 0
     attention.v_projection.weight[0, source] = 1

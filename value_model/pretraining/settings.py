@@ -13,7 +13,7 @@ MAY_BE_ZERO = ("seed", "warmup", "weight_decay")
 
 
 class PretrainError(ValueError):
-    """Settings that make no sense, or a checkpoint of another training run."""
+    """Invalid settings, or a checkpoint of another training run."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class PretrainSettings:
     features: int = 48  # number of features of the tasks that the trained head is evaluated on
     min_features: int = 24
     max_features: int = 60
-    wide_features: int = 144  # one step in ten draws up to so many
+    wide_features: int = 144  # upper limit in one step of ten
     min_context: int = 32
     max_context: int = 256
     queries: int = 64

@@ -21,6 +21,7 @@ from tabpfn.preprocessing import PreprocessorConfig
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from value_model.config_loader import changed_keys
 from value_model.files import replaced
 from value_model.head import CLASSES, build_network, save_network
 from value_model.pretraining.initialisation import initialise_network
@@ -31,7 +32,7 @@ WIDE_SHARE = 0.1  # of steps with more than max_features
 
 
 class HeadTrainer:
-    """State of a run: network, optimizer and step; the tasks of a step follow from the seed and the step alone."""
+    """State of a run: network, optimizer and step; the tasks of a step depend on the seed and the step alone."""
 
     def __init__(self, settings: PretrainSettings):
         self.settings = settings
@@ -59,7 +60,7 @@ class HeadTrainer:
         return loss.item()
 
     def save(self, path: Path) -> None:
-        """Write everything a later run needs, atomically."""
+        """Write the state needed to resume, atomically."""
         state = {
             "settings": asdict(self.settings),
             "step": self.step,
@@ -71,14 +72,13 @@ class HeadTrainer:
             torch.save(state, partial)
 
     def load(self, path: Path) -> None:
-        """Go on from a file of :meth:`save`.
+        """Resume from a file that :meth:`save` wrote.
 
         Raises:
             PretrainError: it was written with other settings.
         """
         state = torch.load(path, weights_only=True)
-        ours, theirs = asdict(self.settings), state["settings"]
-        changed = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
+        changed = changed_keys(asdict(self.settings), state["settings"])
         if changed:
             raise PretrainError(
                 f"{path} was written with other settings ({', '.join(changed)}); choose another --out or delete it"
@@ -88,13 +88,13 @@ class HeadTrainer:
         self.optimizer.load_state_dict(state["optimiser"])
 
     def save_head(self, path: Path) -> None:
-        """Write the network as tabpfn's own loader reads it, atomically."""
+        """Write the network in tabpfn's checkpoint format, atomically."""
         with replaced(path) as partial:
             save_network(self.network, self.settings.architecture(), partial, inference_config())
 
 
 def new_network(settings: PretrainSettings) -> nn.Module:
-    """A network with fresh weights, which leaves the caller's random state alone."""
+    """A network with new initial weights; the caller's random state is not changed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = build_network(settings.architecture())
@@ -112,12 +112,12 @@ def _parameter_groups(network: nn.Module, settings: PretrainSettings) -> list[di
 
 
 def draw_tasks(rng: np.random.Generator, settings: PretrainSettings) -> tuple[Tasks, int]:
-    """The tasks of a step and the size of their context; as many tasks as ``settings.cells`` allow, one at least."""
+    """The tasks of a step and the size of their context; as many tasks as ``settings.cells`` allows, at least one."""
     low, high = settings.min_features, settings.max_features
     if rng.random() < WIDE_SHARE:
         low, high = high, settings.wide_features
     features = int(rng.integers(low, high + 1))
-    # Log-uniform: the step from 32 to 64 rows changes what can be learnt as much as that from 128 to 256.
+    # Log-uniform: doubling the context has a similar effect on what can be learnt at every size.
     context = int(np.exp(rng.uniform(np.log(settings.min_context), np.log(settings.max_context + 1))))
     rows = context + settings.queries
     columns = -(-features // settings.features_per_group) + 1  # the last one holds the label
@@ -153,11 +153,11 @@ def learning_rate(step: int, settings: PretrainSettings) -> float:
 
 
 @contextlib.contextmanager
-def random_column_embeddings(network: nn.Module, seed: int) -> Iterator[None]:
-    """Column embeddings drawn anew.
+def random_column_embeddings(network: Any, seed: int) -> Iterator[None]:
+    """Inside the block, the network uses column embeddings drawn from ``seed``.
 
-    At this width tabpfn draws them with a fixed seed on the device at hand, so a GPU gives other ones than a CPU.
-    A head that is trained on ever new ones does not depend on which they are.
+    At this width tabpfn draws them with a fixed seed on the current device, so a GPU gives other values than a CPU.
+    Training with new ones at every step makes the head independent of their values.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -173,7 +173,7 @@ def random_column_embeddings(network: nn.Module, seed: int) -> Iterator[None]:
 
 
 def inference_config() -> InferenceConfig:
-    """How tabpfn must run the head to see features as in training: not preprocessed, and logits not sharpened."""
+    """tabpfn's inference settings that match training: no preprocessing of features, and a softmax temperature of 1."""
     return replace(
         InferenceConfig.get_default("multiclass", ModelVersion.V2_5),
         PREPROCESS_TRANSFORMS=[PreprocessorConfig("none", categorical_name="numeric")],

@@ -40,11 +40,11 @@ COMMAND = "python -m value_model.serving.http"
 PREDICT = "/v1/predict"
 HEALTH = "/health"
 SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-CLIENT_CLOSED_REQUEST = 499  # nginx's code; no client reads it, but the metrics count it
+CLIENT_CLOSED_REQUEST = 499  # nginx's code; the client is gone, but the metrics count it
 
 
 class ServedModel(Protocol):
-    """The part of :class:`value_model.model.ValueModel`'s interface that is served."""
+    """The part of :class:`value_model.model.ValueModel`'s interface that the endpoint uses."""
 
     def predict(
         self, context_prompts: Sequence[str], context_scores: Sequence[float], prompts: Sequence[str]
@@ -70,13 +70,13 @@ class PredictRequest(StrictModel):
 
 
 class PredictResponse(StrictModel):
-    probabilities: list[float | None]  # in the order of the prompts; null where the model has no answer
+    probabilities: list[float | None]  # in the order of the prompts; null where the prediction is not finite
     model: str
-    seconds: float  # spent by the model, waiting left out
+    seconds: float  # of the prediction, without the time in the queue
 
 
 class Metrics:
-    """Counters of one app, in a registry of their own so that several apps fit into a process."""
+    """Counters of one app, in its own registry, because metric names must be unique in a registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -88,7 +88,7 @@ class Metrics:
 
 
 class AuthenticationMiddleware:
-    """Outermost middleware: answers 401 without reading the body if the token is wrong; counts predict answers."""
+    """Outermost middleware: responds 401 to a wrong token without reading the body; counts responses of predict."""
 
     def __init__(self, app: ASGIApp, token: str | None, metrics: Metrics):
         self._app = app
@@ -113,7 +113,7 @@ class AuthenticationMiddleware:
     def _is_authorized(self, scope: Scope) -> bool:
         if self._expected is None or scope["path"] == HEALTH:
             return True
-        # Takes equally long wherever the two differ, so that a token cannot be guessed byte by byte.
+        # Constant-time comparison: response times reveal nothing about the token.
         return hmac.compare_digest(dict(scope["headers"]).get(b"authorization", b""), self._expected)
 
 
@@ -130,14 +130,14 @@ class PredictionQueue:
         """Wait in the queue, then predict.
 
         Raises:
-            HTTPException: 503 the queue is full, 422 the model refuses the context, 500 it fails.
+            HTTPException: 503 the queue is full, 422 the model rejects the context, 500 the prediction fails.
         """
         now = self._limiter.statistics()
         if now.borrowed_tokens + now.tasks_waiting > self._settings.max_waiting:
             detail = f"busy: {self._settings.max_waiting} requests are waiting already (max_waiting)"
             raise HTTPException(503, detail, headers={"Retry-After": str(self._settings.retry_after_s)})
         async with self._limiter:
-            if await request.is_disconnected():  # timed out while waiting; its retry is in the queue by now
+            if await request.is_disconnected():  # timed out in the queue; its retry is a new request
                 raise HTTPException(CLIENT_CLOSED_REQUEST, "the client closed the connection")
             return await run_sync(self._predict, body)
 
@@ -167,9 +167,9 @@ def create_app(model: ServedModel, settings: ServerSettings) -> FastAPI:
     queue = PredictionQueue(model, settings, metrics)
     app = FastAPI(title="value model", docs_url=None, redoc_url=None)
     app.add_middleware(AuthenticationMiddleware, token=settings.token, metrics=metrics)
-    app.add_exception_handler(RequestValidationError, _validation_error_response)
+    app.exception_handler(RequestValidationError)(_validation_error_response)
 
-    # The limit is the route's: an older fastapi ignores an unknown argument of FastAPI().
+    # Set on the route: older versions of fastapi silently ignore unknown arguments of FastAPI().
     @app.post(PREDICT, max_body_size=settings.max_body_bytes)
     async def predict(body: PredictRequest, request: Request) -> PredictResponse:
         _check_request_limits(body, settings)
@@ -201,7 +201,7 @@ def _check_size(where: str, size: int, unit: str, most: str, settings: ServerSet
 
 
 async def _validation_error_response(request: Request, error: RequestValidationError) -> JSONResponse:
-    """Place and reason of the first error. fastapi's own answer repeats the input, and breaks on a NaN in it."""
+    """Location and reason of the first error. fastapi's own response repeats the input, and fails if that holds NaN."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return JSONResponse({"detail": f"{where}: {first['msg']}"[:500]}, status_code=422)
@@ -240,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = config_from_dict(ServerSettings, values | limits)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    # These import torch, which takes seconds: the errors above are reported without waiting for it.
+    # Imported late: torch takes seconds to import, and the errors above are reported without it.
     from value_model.checkpoint import CheckpointError
     from value_model.model import ValueModel
 
@@ -253,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _model_name(model: str | None) -> str:
-    """Name in the answers; of a local model the folder's name only, because clients have no use for the path."""
+    """Name in the responses; for a local model only the folder's name, so that the path is not disclosed."""
     if model is None:
         return ServerSettings.model_name
     return Path(model).resolve().name if Path(model).exists() else model

@@ -16,10 +16,10 @@ TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # what RFC 6750 allows after "Beare
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Address, secret and limits of the endpoint; the defaults serve this machine only.
+    """Address, secret and limits of the endpoint; the defaults serve the local machine only.
 
     Raises:
-        ValueError: a limit is impossible, the token is no valid header value, or the host is open without a token.
+        ValueError: a limit or the token is invalid, or there is no token and the host is not a loopback address.
     """
 
     host: str = "127.0.0.1"
@@ -30,8 +30,8 @@ class ServerSettings:
     max_prompts: int = 1024
     max_context: int = 1024
     max_prompt_chars: int = 100_000
-    max_waiting: int = 8  # requests that wait while one is predicted; further ones are answered 503
-    retry_after_s: int = 1  # seconds, the Retry-After header of those answers
+    max_waiting: int = 8  # queued requests; further ones get status 503
+    retry_after_s: int = 1  # Retry-After header of those responses
 
     def __post_init__(self) -> None:
         check = field_check(self)
@@ -52,7 +52,7 @@ LIMITS = [f.name for f in fields(ServerSettings) if f.name.startswith(("max_", "
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the host."""
+    """Whether the host is reachable from the local machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -63,7 +63,7 @@ def read_token(env: str | None, file: Path | None) -> str | None:
     """The token of a file, else of an environment variable; None only if no source is named and TOKEN_ENV is unset.
 
     Raises:
-        ValueError: the named source holds nothing.
+        ValueError: the named source is empty.
         OSError: the file cannot be read.
     """
     token = (file.read_text() if file else os.environ.get(env or TOKEN_ENV, "")).strip()

@@ -14,15 +14,15 @@ ACCELERATORS = ("GPU", "NPU")
 def replica_options(
     placement_groups: Sequence[PlacementGroup], per_node: int, gpu_fraction: float
 ) -> list[dict[str, Any]]:
-    """Ray actor options, one entry a replica.
+    """Ray actor options, one entry per replica.
 
     Args:
-        placement_groups: the trainer's, one a node; without any, replicas are ordinary processes.
-        per_node: replicas in each.
-        gpu_fraction: share of a bundle's accelerator that Ray books for a replica.
+        placement_groups: the trainer's, one per node; without any, replicas are placed by Ray and get no accelerator.
+        per_node: replicas in each group.
+        gpu_fraction: share of a bundle's accelerator that Ray reserves for a replica.
 
     Raises:
-        ValueError: a node has fewer bundles than replicas are asked for.
+        ValueError: a node has fewer bundles than ``per_node``.
     """
     if not placement_groups:
         return [{"num_cpus": 0} for _ in range(per_node)]
@@ -38,7 +38,7 @@ def replica_options(
 
 
 def _bundle_indices(count: int, per_node: int) -> list[int]:
-    """Evenly spaced bundles, from the last one: a node's first rank has the most other work."""
+    """Evenly spaced bundles, from the last one, because a node's first rank has the highest load."""
     if per_node > count:
         raise ValueError(
             f"algorithm.v05.prior.kwargs.replicas_per_node={per_node} is not allowed: a node has {count} ranks"

@@ -22,10 +22,10 @@ class TrainingData:
 
 
 def load_data(settings: TrainSettings) -> TrainingData:
-    """Read the trajectories and hold out what training must not see.
+    """Read the trajectories and hold out the validation data.
 
     Raises:
-        SettingsError: nothing is held out for the validation that is asked for.
+        SettingsError: validation is on, but no data are held out for it.
     """
     data = settings.data
     table = read_trajectories(data.paths)
@@ -59,7 +59,7 @@ def _validation_tasks(table: pd.DataFrame, settings: TrainSettings) -> MetaTasks
 
 
 def _validation_settings(tasks: MetaTaskSettings, validation: ValidationSettings) -> MetaTaskSettings:
-    # In use the queries come at their own base rate, and the calibration that is validated depends on it.
+    # In use, queries are not balanced, and the calibration measured here depends on their base rate.
     return replace(tasks, balanced=False, pairs=validation.queries // 2, repeats=1)
 
 

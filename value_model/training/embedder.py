@@ -16,7 +16,7 @@ from value_model.model import ValueModel
 
 
 class Embedder:
-    """Texts to features, through the parts of ``model`` that train; each distinct text once a call.
+    """Texts to features, differentiable in the trained parts of ``model``; each distinct text once per call.
 
     Args:
         model: encoder and adapter.

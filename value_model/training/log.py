@@ -1,9 +1,8 @@
-"""What a training run records and shows: a line of JSON an update, Weights & Biases, a progress bar."""
+"""Logging of a training run: a line of JSON per update, Weights & Biases, a progress bar."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from value_model.files import write_text
+from value_model.files import nan_as_none, write_text
 from value_model.training.settings import TrainSettings
 
 LOG = "metrics.jsonl"
@@ -23,21 +22,21 @@ WriteRecord = Callable[[dict[str, Any]], None]
 
 @contextmanager
 def metrics_log(settings: TrainSettings, update: int) -> Iterator[WriteRecord]:
-    """Yield a function that appends a record to ``out/metrics.jsonl`` and sends it to Weights & Biases if asked for.
+    """Yield a function that appends a record to ``out/metrics.jsonl`` and, with ``wandb_project``, logs it to W&B.
 
     Args:
         settings: of the run.
-        update: number of updates made; later lines, of a run that was interrupted after its checkpoint, are dropped.
+        update: number of updates made; lines of later updates, which a resumed run repeats, are dropped.
     """
     path = Path(settings.out) / LOG
     lines = path.read_text().splitlines() if path.exists() else []
-    # The last line of an interrupted run may be half a line.
+    # An interrupted run may end with an incomplete line.
     kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= update]
     write_text(path, "".join(f"{line}\n" for line in kept))
     with path.open("a", buffering=1) as file, _wandb_log(settings) as send:
 
         def write(record: dict[str, Any]) -> None:
-            file.write(_json_line(record))
+            file.write(json.dumps(nan_as_none(record)) + "\n")
             send(record)
 
         yield write
@@ -56,13 +55,7 @@ def _wandb_log(settings: TrainSettings) -> Iterator[WriteRecord]:
     if settings.wandb_project is None:
         yield lambda record: None
         return
-    import wandb  # an optional dependency: imported only where it is asked for
+    import wandb  # an optional dependency
 
     with wandb.init(project=settings.wandb_project, dir=settings.out, config=asdict(settings)) as run:
         yield lambda record: run.log(record, step=record["step"])
-
-
-def _json_line(record: dict[str, Any]) -> str:
-    """A metric that the data do not determine is null: JSON has no NaN."""
-    values = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()}
-    return json.dumps(values) + "\n"

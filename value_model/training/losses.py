@@ -16,7 +16,7 @@ from value_model.conversions import success_of_reward
 
 @dataclass(frozen=True)
 class Loss:
-    """A task's loss with its two parts, scalars; ``total`` is what to differentiate."""
+    """A task's loss with its two parts, scalars; ``total`` is the one to differentiate."""
 
     total: Tensor
     cross_entropy: Tensor
@@ -45,7 +45,7 @@ def pairwise_logistic(logit_q: Tensor, score_q: Tensor, pairs_m2: Tensor) -> Ten
         pair = pairs_m2[int((order_m == 0).int().argmax())].tolist()
         raise ValueError(f"queries {pair[0]} and {pair[1]} have equal scores: a pair needs a better and a worse one")
     if not len(pairs_m2):
-        return logit_q.sum() * 0.0  # part of the graph, so that backward works
+        return logit_q.sum() * 0.0  # zero, but connected to the graph, so that backward works
     return softplus(-order_m * (logit_q[first_m] - logit_q[second_m])).mean()
 
 

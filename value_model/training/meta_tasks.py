@@ -1,7 +1,7 @@
 """Meta-tasks: a context and queries of one policy at one step, drawn from a trajectory table.
 
-A task is a function of (seed, epoch, index) alone. So a run resumes at any index without any random state, and each
-process takes every n-th index.
+A task is a function of (seed, epoch, index) alone, so that a run resumes at any index without saved random state, and
+each of n processes takes every n-th index.
 
 Sizes: C context prompts, Q queries, M pairs of queries.
 """
@@ -15,25 +15,26 @@ import numpy as np
 import pandas as pd
 
 from value_model.checks import field_check
-from value_model.evaluation.metrics import hard_label
+from value_model.conversions import hard_label
 
 Array = np.ndarray
 
 
 class MetaTaskError(ValueError):
-    """Settings that make no sense, or a table that no task can be drawn from."""
+    """Invalid settings, or a table that no task can be drawn from."""
 
 
 @dataclass(frozen=True)
 class MetaTaskSettings:
-    """What a task is made of; the defaults are the paper's.
+    """Composition of a task; the defaults are the paper's.
 
     The context holds the newest outcome per prompt in a window of the model's measured steps: the ``window`` steps
-    before the queries' own, and their own if ``own_step``. (0, true) is the paper's; in use, the support buffer knows
-    earlier steps only, as (n, false) does. No query's prompt is in the context, not with an older outcome either.
+    before the queries' own, and their own if ``own_step``. (0, true) is the paper's; in use, the support buffer
+    holds earlier steps only, which corresponds to (n, false). No query's prompt is in the context, not even with an
+    older outcome.
 
-    ``balanced`` draws ``pairs`` positive and as many negative queries; else ``2 * pairs`` queries come as they are,
-    so that the base rate of the queries is that of the context and the predictions come out calibrated.
+    ``balanced`` draws ``pairs`` positive and as many negative queries; else ``2 * pairs`` queries are drawn at
+    random, so that they have the base rate of the context and the predictions are calibrated.
     """
 
     context_min: int = 256
@@ -87,13 +88,13 @@ class MetaTasks:
         seed: int = 0,
         query_prompts: Collection[str] | None = None,
     ):
-        """Find the groups that give tasks.
+        """Find the groups that tasks can be drawn from.
 
         Args:
             table: see :mod:`value_model.trajectories`.
-            settings: what a task is made of.
-            seed: another seed, other tasks.
-            query_prompts: texts that may be asked for; None is all. The context may hold any.
+            settings: composition of a task.
+            seed: of the draws.
+            query_prompts: texts that may be queries; None is all. The context may hold any text.
 
         Raises:
             MetaTaskError: no group gives a task.
@@ -130,7 +131,7 @@ class MetaTasks:
         return self._task(self._draw_context(rng, pool, size), queries)
 
     def _draw_context(self, rng: np.random.Generator, pool: Array, size: int) -> Array:
-        """Rows at random, but at least one of each class."""
+        """Random rows, at least one of each class."""
         shuffled = rng.permutation(pool)
         positive = self._positive[shuffled]
         first = np.array([positive.argmax(), (~positive).argmax()])
@@ -151,13 +152,13 @@ class MetaTasks:
         )
 
     def _group(self, own: Array, pool: Array) -> _Group | None:
-        """The group with as many queries as leave a context whichever they are; None if not even one does."""
+        """The group with the most queries that leave a valid context for every draw; None if no number does."""
         positive = self._positive[own]
         strata = (own[positive], own[~positive]) if self.settings.balanced else (own,)
         wanted = self.settings.pairs if self.settings.balanced else 2 * self.settings.pairs
         left_at_least = np.array([1, 1, self.settings.context_min])
-        # The prompts of the queries leave the pool. Which ones are drawn is not known here, so each count is reduced
-        # by the most that any draw can take from it.
+        # The queries' prompts are removed from the pool. Which ones are drawn is not known here, so each count is
+        # reduced by the maximum over all draws.
         overlaps = [self._class_counts(pool[np.isin(self._text[pool], self._text[rows])]) for rows in strata]
         for most in range(min(wanted, *map(len, strata)), 0, -1):
             if (self._class_counts(pool) - sum(np.minimum(most, o) for o in overlaps) >= left_at_least).all():

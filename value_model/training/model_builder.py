@@ -18,7 +18,7 @@ from value_model.training.tiny_encoder import write_tiny_encoder
 
 
 def build_model(init: InitSettings, seed: int) -> ValueModel:
-    """The model to train, on the CPU; new weights follow from the seed.
+    """The model to train, on the CPU; new weights depend on the seed alone.
 
     Raises:
         SettingsError: a key or value of ``init.new`` is not allowed.
@@ -32,7 +32,7 @@ def build_model(init: InitSettings, seed: int) -> ValueModel:
 def _new_model(new: NewModel, seed: int, scratch: Path) -> ValueModel:
     backbone = dict(new.backbone)
     if backbone.get("name") == TINY:
-        # Written to disk first, so that it is loaded as any other encoder is, and as it is when the model is loaded.
+        # Written to disk first, so that it is loaded in the same way as other encoders and as the saved model's.
         backbone |= {"name": BACKBONE, "max_length": backbone.get("max_length", new.tiny.max_length)}
         write_tiny_encoder(scratch / BACKBONE, new.tiny, seed)
     try:

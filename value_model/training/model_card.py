@@ -19,10 +19,10 @@ def model_card(settings: TrainSettings, data: dict[str, Any], best: dict[str, fl
 
     Args:
         settings: of the training run.
-        data: counts of what was trained on: pairs, prompts, models, sources, tasks, skipped.
-        best: validation metrics of the model, and the step it is from; empty without validation.
+        data: counts of the training data: pairs, prompts, models, sources, tasks, skipped.
+        best: validation metrics of the model, and the update they were measured at; empty without validation.
     """
-    # What is of this machine alone, and no reader of the model needs.
+    # Settings of the local machine, which do not describe the model.
     left_out = ("out", "device", "wandb_project")
     kept = {key: value for key, value in asdict(settings).items() if key not in left_out}
     return Template(TEMPLATE.read_text()).substitute(

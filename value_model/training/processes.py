@@ -1,4 +1,4 @@
-"""The processes of a training run: one alone, or as many as torchrun started."""
+"""The processes of a training run: a single one, or those that torchrun started."""
 
 from __future__ import annotations
 
@@ -44,14 +44,16 @@ class ProcessGroup:
 
     def all_reduce_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace each gradient by its sum over the processes; a missing one counts as zero."""
+        gradients: list[Tensor] = []
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
         if self.world_size > 1:
-            # One call for all gradients: there are many small ones, and each call costs a round trip.
-            flat = self.all_reduce(torch.cat([p.grad.flatten() for p in parameters]))
-            for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-                parameter.grad.copy_(part.view_as(parameter))
+            # One call for all gradients: they are many and small, and each call has the latency of a round trip.
+            flat = self.all_reduce(torch.cat([gradient.flatten() for gradient in gradients]))
+            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
 
     def all_gather(self, items: Sequence[Any]) -> list[Any]:
         """The items of all processes, in every process, ordered by rank."""
@@ -64,7 +66,7 @@ class ProcessGroup:
 
 @contextmanager
 def process_group(device: str | None = None) -> Iterator[ProcessGroup]:
-    """Join the processes that torchrun started; without torchrun, a group of one.
+    """Join the process group that torchrun started; without torchrun, a group of one.
 
     Args:
         device: where to compute; None is this process's GPU if there is one, else the CPU; "cuda" is this process's.

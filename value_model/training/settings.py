@@ -48,11 +48,11 @@ class InitSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Trajectory tables, and what training must not see."""
+    """Trajectory tables, and the data held out from training."""
 
     paths: list[str]  # parquet or jsonl files, or folders of runs
-    heldout_models: list[str] = field(default_factory=list)  # validation asks about these, if any
-    heldout_prompts: float = 0.2  # share of the prompts that only validation asks for
+    heldout_models: list[str] = field(default_factory=list)  # if any, validation queries are of these models only
+    heldout_prompts: float = 0.2  # share of the prompts, which only validation uses as queries
     split_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,9 +70,9 @@ class OptimizerSettings:
     weight_decay: float = 0.01
     warmup_share: float = 0.05
     clip_norm: float = 1.0
-    tasks_per_update: int = 2  # of all processes together; each process accumulates its share
+    tasks_per_update: int = 2  # over all processes; each process accumulates its share
     epochs: int = 50
-    max_updates: int | None = None  # ends earlier than the epochs
+    max_updates: int | None = None  # stops before ``epochs`` are complete
 
     def __post_init__(self) -> None:
         check = field_check(self, "optimizer.", SettingsError)
@@ -90,12 +90,12 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """Tasks of held-out prompts (and models), drawn once; their queries come as they are, not balanced."""
+    """Tasks of held-out prompts (and models), drawn once; their queries are not balanced."""
 
-    every: int = 200  # updates; 0 is never
+    every: int = 200  # updates; 0 turns validation off
     tasks: int = 64
-    queries: int = 32  # at most, of a task
-    metric: str = "cross_entropy"  # the model that is best by it is kept
+    queries: int = 32  # per task, at most
+    metric: str = "cross_entropy"  # the model with its best value is kept
 
     def __post_init__(self) -> None:
         check = field_check(self, "validation.", SettingsError)
@@ -107,7 +107,7 @@ class ValidationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """A whole training run; what it writes lies in ``out``."""
+    """A training run; all its output is written to ``out``."""
 
     out: str
     init: InitSettings = field(default_factory=InitSettings)
@@ -116,7 +116,7 @@ class TrainSettings:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     pairwise_weight: float = 0.25  # the rest of the loss is cross-entropy
-    train_estimators: int | None = None  # the head's ensemble while training; null is the model's own
+    train_estimators: int | None = None  # the head's ensemble while training; null is that of the model
     states_cache_prompts: int = 0  # token states of a frozen encoder kept in memory
     seed: int = 0
     device: str | None = None  # null is the GPU, if there is one
@@ -143,15 +143,3 @@ def load_settings(config: str | os.PathLike, overrides: Sequence[str] = ()) -> T
         SettingsError: a key or value is unknown, mistyped, missing or impossible.
     """
     return config_from_yaml(TrainSettings, config, overrides, SettingsError)
-
-
-def changed_keys(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys that differ between two nested dictionaries."""
-    found: list[str] = []
-    for key in sorted(ours.keys() | theirs.keys()):
-        a, b = ours.get(key), theirs.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += changed_keys(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}")
-    return found

@@ -1,4 +1,4 @@
-"""The trainer of a value model: updates, validation, checkpoints of the run, and the model that it ends with."""
+"""The trainer of a value model: updates, validation, checkpoints of the run, and the final model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
 from value_model.checkpoint import BACKBONE
+from value_model.config_loader import changed_keys
 from value_model.files import replaced
 from value_model.head import InContextHead
 from value_model.model import ValueModel
@@ -24,22 +25,22 @@ from value_model.training.meta_tasks import MetaTask
 from value_model.training.model_builder import build_model
 from value_model.training.model_card import model_card
 from value_model.training.processes import ProcessGroup
-from value_model.training.settings import METRICS, PARTS, OptimizerSettings, TrainSettings, changed_keys
+from value_model.training.settings import METRICS, PARTS, OptimizerSettings, TrainSettings
 from value_model.training.validation import TaskPrediction, validation_metrics
 
 TRAINING, BEST, MODEL = "training.pt", "best.pt", "model"
 MAY_CHANGE = ("out", "device", "checkpoint_every", "wandb_project", "states_cache_prompts")  # when a run is resumed
-TRAINING_HEADS = 8  # feature orders that training with a smaller ensemble goes through
+TRAINING_HEADS = 8  # seeds of the feature order that training with a smaller ensemble cycles through
 
 
 class TrainError(RuntimeError):
-    """A run that cannot be resumed, or that cannot be trained on these processes; the message names what to change."""
+    """A run that cannot be resumed or split over these processes; the message names what to change."""
 
 
 class Trainer:
     """State of a run: the model's trained parts, the optimizer and the number of updates made.
 
-    Tasks and dropout follow from the seed and the task's number, so nothing random needs to be saved.
+    Tasks and dropout depend on the seed and the task's number alone, so no random state is saved.
     """
 
     def __init__(self, settings: TrainSettings, data: TrainingData, processes: ProcessGroup):
@@ -53,7 +54,7 @@ class Trainer:
         self.processes = processes
         self.model = build_model(settings.init, settings.seed).to(processes.device)
         self.parameters = _unfreeze_parameters(self.model, settings.optimizer)
-        # Fresh weights come from the seed, but rounding may differ between the machines that made them.
+        # New weights depend on the seed alone, but their rounding may differ between machines.
         processes.broadcast(list(self.parameters.values()))
         self.embed = Embedder(self.model, settings.states_cache_prompts)
         self.updates = _number_of_updates(settings.optimizer, len(data.train))
@@ -82,16 +83,22 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss and metrics of the whole model on the validation tasks, the same tasks every time."""
-        self.model.eval()
+        """Loss and metrics of the whole model on the validation tasks, the same tasks every time.
+
+        Raises:
+            TrainError: validation is off, so there are no held-out tasks.
+        """
         tasks = self.data.validation
+        if tasks is None:
+            raise TrainError("there is nothing to validate on: validation.every=0 holds no tasks out")
+        self.model.eval()
         numbers = self.processes.shard(min(self.settings.validation.tasks, len(tasks)))
         drawn = [tasks.draw(0, i) for i in numbers]
         predictions = [TaskPrediction.from_logits(task, *self._loss(task, self.model.head)) for task in drawn]
         return validation_metrics(self.processes.all_gather(predictions))
 
     def save(self, path: Path) -> None:
-        """Write all that a later run needs, atomically."""
+        """Write the state needed to resume, atomically."""
         state = {
             "settings": asdict(self.settings),
             "update": self.update,
@@ -104,7 +111,7 @@ class Trainer:
             torch.save(state, partial)
 
     def load(self, path: Path) -> None:
-        """Go on from a file of :meth:`save`; every process reads it.
+        """Resume from a file that :meth:`save` wrote; every process reads it.
 
         Raises:
             TrainError: it was written with other settings.
@@ -127,7 +134,7 @@ class Trainer:
             self._set_parameter_values(torch.load(out / BEST, map_location="cpu", weights_only=True))
         self.model.eval().requires_grad_(False)
         if self.settings.optimizer.backbone_lr and self.model.config.backbone.name != BACKBONE:
-            # The encoder is no longer the one that its name stands for: the checkpoint has to hold it.
+            # The trained encoder differs from the one of that name, so the checkpoint must contain it.
             own = replace(self.model.config.backbone, name=BACKBONE, revision=None)
             self.model.config = replace(self.model.config, backbone=own)
         if self.processes.is_main_process:
@@ -137,9 +144,9 @@ class Trainer:
     def _accumulate_gradients(self) -> tuple[dict[str, float], float]:
         """Gradients of the update's tasks; returns the mean losses and the norm before clipping.
 
-        One call of the head is one task, and many calls make an update. DistributedDataParallel would want one
-        forward per backward through itself; adding the gradients up once, after the last task, needs no wrapper and
-        gives what one process with all the tasks gets.
+        The head processes one task per call, so an update has many forward passes. DistributedDataParallel expects one
+        forward pass per backward pass; a single all-reduce of the gradients after the last task needs no wrapper and
+        equals the update of one process with all tasks.
         """
         settings, sums = self.settings.optimizer, torch.zeros(3, dtype=torch.float64)
         _set_training_mode(self.model, settings)
@@ -157,7 +164,7 @@ class Trainer:
     def _training_loss(self, number: int) -> Loss:
         """Loss of the run's task of this number, counted over all epochs."""
         epoch, index = divmod(number, len(self.data.train))
-        # The task's own seed: dropout is the same whichever process computes it, and after a resumption.
+        # Seeded per task, so that dropout does not depend on the process that computes it or on resumption.
         torch.manual_seed(int(np.random.default_rng([self.settings.seed, number]).integers(2**63)))
         return self._loss(self.data.train.draw(epoch, index), self._heads[number % len(self._heads)])[0]
 
@@ -219,17 +226,17 @@ def _parameter_groups(model: ValueModel, optimizer: OptimizerSettings) -> list[d
 
 
 def _set_training_mode(model: ValueModel, optimizer: OptimizerSettings) -> None:
-    """Dropout only where something is trained, and never in the head: tabpfn's forward pass is that of inference."""
+    """Dropout only in trained parts, and never in the head: tabpfn's forward pass runs in inference mode."""
     model.eval()
     model.adapter.train(optimizer.adapter_lr > 0)
     model.backbone.train(optimizer.backbone_lr > 0)
 
 
 def _training_heads(head: InContextHead, estimators: int | None) -> list[InContextHead]:
-    """The heads that training takes turns with: the model's own, or smaller ensembles of the same network."""
+    """The heads that training alternates between: the model's own, or smaller ensembles of the same network."""
     if estimators is None or estimators >= head.config.estimators:
         return [head]
-    # A single small ensemble would be a fixed order of the features, which the adapter would adapt to.
+    # With a single small ensemble the order of the features would be fixed, and the adapter would overfit to it.
     configs = [replace(head.config, estimators=estimators, seed=seed) for seed in range(TRAINING_HEADS)]
     return [InContextHead(head.network, head.architecture, config) for config in configs]
 
