@@ -42,13 +42,13 @@ schedules: $(VENV)/installed
 	python -m benchmarks.schedules $(ARGS)
 
 compare: $(VENV)/installed
-	python -m benchmarks.demo_compare
+	python -m benchmarks.training.compare_methods
 
 compare-priors: $(VENV)/installed
-	python -m benchmarks.prior_compare
+	python -m benchmarks.training.compare_priors
 
 compare-fusion: $(VENV)/installed
-	python -m benchmarks.fusion_compare $(ARGS)
+	python -m benchmarks.training.compare_fusions $(ARGS)
 
 small-v0: $(VENV)/installed
 	recipes/value_model/small.sh runs/value_model/small

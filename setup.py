@@ -20,7 +20,7 @@ setup(
     package_data={
         "verl_v05.config": ["**/*.yaml"],
         "verl_v05.dry_run": ["*.yaml"],
-        "value_model": ["pretrained/**/*"],
+        "value_model": ["pretrained/**/*", "training/*.md"],
     },
     install_requires=[
         "verl==0.9.1",

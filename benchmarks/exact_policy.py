@@ -165,7 +165,7 @@ def batch_estimates(policy: SoftmaxPolicy, responses: np.ndarray, advantages: np
     return np.einsum("npk,npkd->nd", advantages, scores) / (prompts * k)
 
 
-class Figure(NamedTuple):
+class Estimate(NamedTuple):
     """A number and its standard error, 0 where it is exact."""
 
     value: float
@@ -183,11 +183,11 @@ class Moments:
     gradient: np.ndarray  # g, (d,)
     mean: np.ndarray  # E ghat, (d,)
     mean_error: np.ndarray  # its standard error, (d,)
-    trace: Figure  # trace of the covariance of ghat
-    rms_norm: Figure  # sqrt(E |ghat|^2)
-    cosine: Figure  # of E ghat with g
-    scale: Figure  # E ghat . g / |g|^2; 1 if unbiased
-    relative_noise: Figure  # trace / (scale |g|)^2
+    trace: Estimate  # trace of the covariance of ghat
+    rms_norm: Estimate  # sqrt(E |ghat|^2)
+    cosine: Estimate  # of E ghat with g
+    scale: Estimate  # E ghat . g / |g|^2; 1 if unbiased
+    relative_noise: Estimate  # trace / (scale |g|)^2
 
     @property
     def bias(self) -> np.ndarray:
@@ -251,11 +251,11 @@ def _moments(gradient: np.ndarray, mean: np.ndarray, trace: float, centred: np.n
             gradient=gradient,
             mean=mean,
             mean_error=error(centred),
-            trace=Figure(float(trace), float(error(d_trace))),
-            rms_norm=Figure(float(rms), float(error((d_trace + 2 * centred @ mean) / (2 * rms)))),
-            cosine=Figure(float(along / size), float(error(d_along / size - along * d_size / size**2))),
-            scale=Figure(float(along / length), float(error(d_along / length))),
-            relative_noise=Figure(
+            trace=Estimate(float(trace), float(error(d_trace))),
+            rms_norm=Estimate(float(rms), float(error((d_trace + 2 * centred @ mean) / (2 * rms)))),
+            cosine=Estimate(float(along / size), float(error(d_along / size - along * d_size / size**2))),
+            scale=Estimate(float(along / length), float(error(d_along / length))),
+            relative_noise=Estimate(
                 float(trace / along**2), float(error(d_trace / along**2 - 2 * trace * d_along / along**3))
             ),
         )

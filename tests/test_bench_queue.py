@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.bench.engine import Completion
 from benchmarks.bench.problems import Problem
-from benchmarks.bench.queue import Request, interleave, requests, stable_seed, work_off
+from benchmarks.bench.queue import Request, interleave, process_requests, requests, stable_seed
 from benchmarks.bench.samples import Sample
 from verl_v05.grading import Verdict
 
@@ -74,7 +74,7 @@ def test_seeds_belong_to_the_sample_and_not_to_its_place_in_the_queue() -> None:
 @pytest.mark.parametrize("in_flight", [1, 3, 100])
 def test_no_more_than_the_limit_is_at_the_engine_and_no_less_while_there_is_work(in_flight: int) -> None:
     engine, kept, queue = ScriptedEngine(), [], asked(10)
-    asyncio.run(work_off(queue, prompts(queue), engine, graded, kept.append, in_flight, session=2))
+    asyncio.run(process_requests(queue, prompts(queue), engine, graded, kept.append, in_flight, session=2))
     assert engine.most == min(in_flight, 10)
     assert sorted(s.key for s in kept) == sorted(r.key for r in queue)
 
@@ -82,7 +82,7 @@ def test_no_more_than_the_limit_is_at_the_engine_and_no_less_while_there_is_work
 def test_a_sample_holds_what_was_generated_and_judged() -> None:
     kept: list[Sample] = []
     queue = asked(2)
-    asyncio.run(work_off(queue, prompts(queue), ScriptedEngine(), graded, kept.append, 1, session=2))
+    asyncio.run(process_requests(queue, prompts(queue), ScriptedEngine(), graded, kept.append, 1, session=2))
     first, second = kept
     assert (first.key, first.correct, first.response, first.session) == (("a", "0", 0), True, "answer 1", 2)
     assert (second.correct, second.gold, second.tokens, second.prompt_tokens) == (False, "gold 1", 2, 2)
@@ -99,7 +99,7 @@ def test_generation_goes_on_while_answers_are_being_graded() -> None:
                 future.set_result(Verdict(False, None, "timeout"))
         return futures[-1]
 
-    work = work_off(queue, prompts(queue), engine, grade_when_all_are_generated, kept.append, 4, session=1)
+    work = process_requests(queue, prompts(queue), engine, grade_when_all_are_generated, kept.append, 4, session=1)
     asyncio.run(asyncio.wait_for(work, 5))
     assert [s.failure for s in kept] == ["timeout"] * 4
 
@@ -108,7 +108,9 @@ def test_a_failing_engine_ends_the_work_with_its_own_error_and_keeps_what_is_fin
     kept: list[Sample] = []
     queue = asked(5)
     with pytest.raises(OSError, match="the engine died"):
-        asyncio.run(work_off(queue, prompts(queue), ScriptedEngine(fails_at=4), graded, kept.append, 4, session=1))
+        asyncio.run(
+            process_requests(queue, prompts(queue), ScriptedEngine(fails_at=4), graded, kept.append, 4, session=1)
+        )
     assert [s.id for s in kept] == ["0", "1", "2"]
 
 
@@ -118,5 +120,5 @@ def test_a_full_disk_ends_the_work_with_its_own_error() -> None:
 
     engine, queue = ScriptedEngine(), asked(50)
     with pytest.raises(OSError, match="no space left"):
-        asyncio.run(work_off(queue, prompts(queue), engine, graded, keep, 2, session=1))
+        asyncio.run(process_requests(queue, prompts(queue), engine, graded, keep, 2, session=1))
     assert engine.answered < 10

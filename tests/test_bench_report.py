@@ -14,7 +14,7 @@ from benchmarks.bench import compare as comparison
 from benchmarks.bench.compare import Result, caveats, compare, pair
 from benchmarks.bench.problems import Problem
 from benchmarks.bench.queue import requests
-from benchmarks.bench.report import OVERALL, correct_counts, measure, select, throughput, write_result
+from benchmarks.bench.results_page import OVERALL, correct_counts, measure, requested_samples, throughput, write_result
 from benchmarks.bench.samples import Sample
 
 
@@ -76,12 +76,12 @@ def test_only_what_is_asked_is_selected_and_all_of_it() -> None:
         return Sample("a", "p", number, 1, 1.0, 1, 1, "stop", "1", None, number == 1, None, "")
 
     finished = {kept(n).key: kept(n) for n in range(3)}
-    table = select(finished, requests({"a": [problem]}, samples=2, seed=0))
+    table = requested_samples(finished, requests({"a": [problem]}, samples=2, seed=0))
     assert table["sample"].tolist() == [0, 1]
     assert table["contaminated"].all()
     assert correct_counts(table).to_dict() == {"p": 1}
     with pytest.raises(KeyError):
-        select(finished, requests({"a": [problem]}, samples=4, seed=0))
+        requested_samples(finished, requests({"a": [problem]}, samples=4, seed=0))
 
 
 def result(model: str = "m", top_p: float = 0.7) -> dict[str, Any]:

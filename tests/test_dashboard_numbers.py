@@ -9,10 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.dashboard.figures import apart, band, shares
+from benchmarks.dashboard.figures import band, shares, spread_apart
+from benchmarks.dashboard.method_tables import (
+    accuracy_at,
+    benchmark_tables,
+    common_budget,
+    headline_tables,
+    interval,
+    summary,
+)
 from benchmarks.dashboard.panels import AXES, GROUP_SIZES
 from benchmarks.dashboard.runs import ROLLOUTS, TOKENS, Comparison, read_run, read_runs
-from benchmarks.dashboard.table import accuracy_at, benchmark_tables, common_budget, headline_tables, interval, summary
 from tests.test_dashboard_runs import Step, write_run
 
 ACC = "val-core/amc23/acc/mean@16"
@@ -158,7 +165,7 @@ def test_shares_are_of_the_steps_prompts_and_leave_out_sizes_that_never_occur(tm
     ],
 )
 def test_labels_that_would_touch_are_pushed_apart(wanted: list[float], placed: list[float]) -> None:
-    np.testing.assert_allclose(apart(wanted, gap=0.1), placed)
+    np.testing.assert_allclose(spread_apart(wanted, gap=0.1), placed)
 
 
 def test_time_is_shown_in_minutes_until_a_run_took_two_hours() -> None:

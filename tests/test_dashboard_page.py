@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from benchmarks.dashboard import page, wandb_report
+from benchmarks import png
+from benchmarks.dashboard import html_page as page
+from benchmarks.dashboard import wandb_report
 from benchmarks.dashboard.__main__ import main
-from benchmarks.dashboard.wandb_report import NO_ACCOUNT, NO_LIBRARY, report_sections, why_not
+from benchmarks.dashboard.wandb_report import NO_ACCOUNT, NO_LIBRARY, missing_requirement, report_sections
 from tests.test_dashboard_runs import Step, write_run
 
 SOURCES = ("aime24", "amc23")
@@ -62,6 +66,18 @@ def test_the_page_is_one_file_with_every_figure(every_method: list[str], tmp_pat
     assert "Difference to GRPO-16, after training" in text
     assert "<strong>What it shows:</strong>" in text and "<title>A &amp; B</title>" in text
     assert not list(out.glob("*.partial"))
+
+
+def test_abbreviations_of_variants_are_spelled_out_where_they_are_used() -> None:
+    text = page.how_to_read(None, ["V0.5 fixed k=4", "V0.5 fixed k=4 EB"])
+    assert "EB: empirical-Bayes fusion." in text and "LOO" not in text
+
+
+def test_figures_are_stored_with_a_palette() -> None:
+    figure, (axis,) = png.panels(1)
+    axis.plot([0, 1], [0, 1])
+    image = Image.open(io.BytesIO(png.to_png(figure, dpi=20)))
+    assert image.mode == "P" and image.size == (104, 76)
 
 
 def test_figures_without_data_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,10 +150,14 @@ def test_a_project_of_stock_runs_has_no_panels_of_costs_or_priors() -> None:
 
 
 def test_what_is_missing_for_a_report_is_said_with_the_next_step() -> None:
-    assert why_not(offline=False, logged_in=False, library=True) == NO_ACCOUNT and "wandb sync" in NO_ACCOUNT
-    assert why_not(offline=True, logged_in=True, library=True) == NO_ACCOUNT
-    assert why_not(offline=False, logged_in=True, library=False) == NO_LIBRARY and "pip install" in NO_LIBRARY
-    assert why_not(offline=False, logged_in=True, library=True) is None
+    assert (
+        missing_requirement(offline=False, logged_in=False, library=True) == NO_ACCOUNT and "wandb sync" in NO_ACCOUNT
+    )
+    assert missing_requirement(offline=True, logged_in=True, library=True) == NO_ACCOUNT
+    assert (
+        missing_requirement(offline=False, logged_in=True, library=False) == NO_LIBRARY and "pip install" in NO_LIBRARY
+    )
+    assert missing_requirement(offline=False, logged_in=True, library=True) is None
 
 
 def test_offline_the_report_ends_with_status_2(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 from scipy.stats import binom
 
 from benchmarks.estimators import __main__ as bench
+from benchmarks.estimators import advantage_gradients as gradient
 from benchmarks.estimators import allocations as rules
-from benchmarks.estimators import catalogue, gradient, report
-from benchmarks.estimators.estimators import BAYES, EMPIRICAL_BAYES, GROUP_MEAN
+from benchmarks.estimators import catalogue, estimators_page
+from benchmarks.estimators.baselines import BAYES, EMPIRICAL_BAYES, GROUP_MEAN
+from benchmarks.estimators.error_simulation import run
 from benchmarks.estimators.populations import (
     GRID,
     POINTS,
@@ -27,10 +30,10 @@ from benchmarks.estimators.populations import (
 )
 from benchmarks.estimators.posterior import Posterior
 from benchmarks.estimators.priors import PRIORS
-from benchmarks.estimators.simulation import run
+from verl_v05.fusion import Belief
+from verl_v05.method import Method
 from verl_v05.prior import Query
 from verl_v05.rollout.group import Group
-from verl_v05.rollout.schedule import make_schedule
 from verl_v05.settings import V05Settings
 
 UNIFORM = beta_rates(1, 1)
@@ -175,13 +178,14 @@ def test_no_allocation_has_a_lower_risk_than_the_best_one_at_as_many_rollouts(po
 
 
 @pytest.mark.parametrize(
-    ("changes", "options"),
+    ("name", "changes"),
     [
-        ({"schedule": "streaming"}, {}),
-        ({"schedule": "streaming", "step": "to_target"}, {"step": None}),
-        ({"schedule": "rounds"}, {"halt_share": 0.25, "pad_multiple": 32}),
-        ({"schedule": "streaming", "fusion": "empirical_bayes", "allocation": "posterior"}, {}),
+        (rules.OSLA, {"schedule": "streaming"}),
+        (rules.OSLA_TO_TARGET, {"schedule": "streaming", "step": "to_target"}),
+        (rules.OSLA_ROUNDS, {"schedule": "rounds"}),
+        (rules.POSTERIOR, {"schedule": "streaming", "fusion": "empirical_bayes", "allocation": "posterior"}),
         (
+            rules.POSTERIOR_EQUAL,
             {
                 "schedule": "rounds",
                 "fusion": "empirical_bayes",
@@ -191,11 +195,10 @@ def test_no_allocation_has_a_lower_risk_than_the_best_one_at_as_many_rollouts(po
                 "pad_multiple": 1,
                 "cost": 0.0,
             },
-            {"budget": 400},
         ),
     ],
 )
-def test_allocations_are_those_of_the_projects_schedules(changes: dict, options: dict) -> None:
+def test_allocations_are_those_of_the_projects_schedules(name: str, changes: dict) -> None:
     rng = np.random.default_rng(0)
     found = rules.draw(rng, NoisyLogit(beta_rates(0.5, 0.5), 1.0).sample(rng, 64))
     settings = V05Settings(**changes)
@@ -205,18 +208,19 @@ def test_allocations_are_those_of_the_projects_schedules(changes: dict, options:
         for i in range(64)
     ]
     outcome = np.diff(found.counts, axis=1)
-    schedule = make_schedule(groups, settings)
+    method = Method.from_settings(settings)
+    if method.fusion.has_strength:
+        method.fusion.calibration = replace(method.fusion.calibration, steps=1)  # so that its beliefs decide
+    schedule = method.open(groups)
     running = list(groups)
     while running:
         group = running.pop(0)
         group.rewards |= {s: 2.0 * outcome[groups.index(group), s] - 1 for s in range(group.spent)}
         answers = schedule.settled(group.uid)
         running += [g for g in groups if answers.get(g.uid)]
-    if settings.allocation == "posterior":
-        ask = rules.posterior_ask(rules.Belief(prior, strength), settings.cost)
-    else:
-        ask = rules.osla_ask(prior)
-    assert rules.in_rounds(found.counts, ask, **options).tolist() == [g.k for g in groups]
+    cap = {"max_rollouts_per_step": settings.max_rollouts_per_step}
+    k = rules.by_schedule(found.counts, Belief(prior, strength), replace(rules.SCHEDULED[name], **cap))
+    assert k.tolist() == [g.k for g in groups]
 
 
 def test_runs_repeat_by_seed_and_differ_between_seeds_and_names() -> None:
@@ -272,7 +276,7 @@ def test_the_page_can_be_made_from_a_tiny_run(tmp_path: Path, monkeypatch: pytes
         draws=10,
         gradient_sizes=(4,),
     )
-    report.write(tmp_path, bench.measure(rows, predictions, gradient.METHODS, size, seed=0))
+    estimators_page.write(tmp_path, bench.measure(rows, predictions, gradient.METHODS, size, seed=0))
     text = (tmp_path / "README.md").read_text()
     assert "nan" not in text.lower()
     assert {p.name for p in tmp_path.iterdir()} == {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.estimators import gradient, speed
-from benchmarks.estimators.estimators import GROUP_MEAN
+from benchmarks.estimators import advantage_gradients as gradient
+from benchmarks.estimators import speed
+from benchmarks.estimators.baselines import GROUP_MEAN
 from benchmarks.estimators.verl_advantages import VERL_METHODS
 
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from value_model import ValueModel
-from value_model import evaluate as evaluation
-from value_model.evaluate import METRICS, EvalTask, ValueModelPredictor, evaluate, predict_all, tasks_from
+from value_model import evaluate as command
 from value_model.evaluation import metrics
 from value_model.evaluation.baselines import GlobalMean, Predictor
+from value_model.evaluation.predictions import Predictions, ValueModelPredictor, predict_all
+from value_model.evaluation.summary import METRICS, bootstrap, differences, evaluate, summary
+from value_model.evaluation.tasks import EvalTask, read_tasks, tasks_from
 from value_model.trajectories import read_trajectories, split_by_prompt, write_splits
 
 pytest_plugins = ["tests.tiny_value_model"]
@@ -155,17 +157,17 @@ def test_differences_are_paired() -> None:
     """A predictor and its slightly worse copy: the intervals of both overlap, that of the difference is off zero."""
     predictions = predict_all([Oracle(), Constant(0.5)], tasks_from(*split(table(100)), 30, 0))
     worse = (predictions.p["oracle"] * 0.9 + 0.02).rename("worse")
-    predictions = evaluation.Predictions(predictions.queries, predictions.p.assign(worse=worse), {})
-    draws = evaluation.bootstrap(predictions, draws=200)
-    each = evaluation.summary(predictions, draws)
-    gaps = evaluation.differences(predictions, draws, "oracle")
+    predictions = Predictions(predictions.queries, predictions.p.assign(worse=worse), {})
+    draws = bootstrap(predictions, draws=200)
+    each = summary(predictions, draws)
+    gaps = differences(predictions, draws, "oracle")
     assert gaps.index.tolist() == ["constant", "worse"]
     assert each.loc["worse", "brier_low"] < each.loc["oracle", "brier_high"]
     assert 0 < gaps.loc["worse", "brier_low"] <= gaps.loc["worse", "brier"] <= gaps.loc["worse", "brier_high"]
     assert gaps.loc["worse", ["auc", "auc_low", "auc_high"]].tolist() == [0, 0, 0]
     assert gaps.loc["constant", "auc"] == pytest.approx(0.5 - each.loc["oracle", "auc"])
     with pytest.raises(ValueError, match=r"reference='no' is none of the predictors \['oracle'"):
-        evaluation.differences(predictions, draws, "no")
+        differences(predictions, draws, "no")
 
 
 @pytest.mark.parametrize(
@@ -205,14 +207,14 @@ def data(tmp_path: Path) -> Path:
 
 
 def run(data: Path, out: Path, *more: str) -> dict:
-    evaluation.main(["--data", str(data), "--out", str(out), "--context-size", "30", "--draws", "20", *more])
+    command.main(["--data", str(data), "--out", str(out), "--context-size", "30", "--draws", "20", *more])
     return json.loads((out / "evaluation.json").read_text())
 
 
 def test_command_line_compares_the_model_with_every_baseline(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "_load_model", lambda name: OracleModel())
+    monkeypatch.setattr(command, "_load_model", lambda name: OracleModel())
     written = run(data, tmp_path / "out")
     assert list(written["sets"]) == ["held-out prompts", "held-out models"]
     for tables in written["sets"].values():
@@ -233,7 +235,7 @@ def test_command_line_without_a_model_or_an_encoder_has_the_plain_baselines(data
 
 
 def test_held_out_models_get_contexts_of_their_own(data: Path) -> None:
-    sets = evaluation._task_sets(data, 30, 0)
+    sets = read_tasks(data, 30, 0)
     train = read_trajectories([data / "train.parquet"])
     for task in sets["held-out models"]:
         assert set(task.context["model"]) == {"c"}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.grading_table import IN_BOX, WRONG_IN_BOX, cases_of, golds_of, table
+from benchmarks.grading.__main__ import table
+from benchmarks.grading.writings import IN_BOX, WRONG_IN_BOX, cases_of, golds_of
 
 
 @pytest.mark.parametrize(

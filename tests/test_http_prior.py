@@ -172,7 +172,7 @@ def test_answers_equal_the_models_own_to_the_last_bit() -> None:
         assert ask(url, *texts).tolist() == expected(*texts)
 
 
-def test_success_rates_travel_as_scores() -> None:
+def test_success_rates_are_sent_as_scores() -> None:
     model, shares = HashModel(), [0.0, 0.25, 1 / 3, 0.5, 0.1 + 0.2, 1.0]
     context = [Outcome(q, np.float64(s), 4) for q, s in zip(queries(*"abcdef"), shares, strict=True)]
     with served(model) as url:
@@ -369,7 +369,7 @@ def test_every_route_but_health_needs_the_token() -> None:
     assert len(model.asked) == 1
 
 
-def test_strangers_are_sent_away_before_their_body_is_read() -> None:
+def test_a_request_without_the_token_is_refused_before_its_body_is_read() -> None:
     with served(token=TOKEN) as url, socket.create_connection(("127.0.0.1", httpx.URL(url).port), timeout=10) as raw:
         raw.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{")
         assert raw.recv(1000).startswith(b"HTTP/1.1 401")
@@ -387,7 +387,7 @@ def test_the_prior_sends_the_token_of_the_environment(monkeypatch: pytest.Monkey
         assert "wrong" not in str(caught.value)
 
 
-def test_a_token_does_not_travel_in_clear_to_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_not_sent_in_clear_to_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     HttpPrior("http://10.0.0.1:80")  # no token yet
     monkeypatch.setenv("VERL_V05_PRIOR_TOKEN", TOKEN)
     for url in ("http://10.0.0.1:80", "http://value-model", "http://localhost.evil.org", "http://[2001:db8::1]:80"):
@@ -401,7 +401,7 @@ def test_a_token_does_not_travel_in_clear_to_another_machine(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("token", ["line\nbreak", "schlüssel"])
-def test_a_token_that_cannot_travel_is_refused_and_not_shown(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_is_no_header_value_is_refused_and_not_shown(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_V05_PRIOR_TOKEN", token)
     with pytest.raises(
         ValueError, match="kwargs.token_env='VERL_V05_PRIOR_TOKEN' is not allowed: it must be"

@@ -14,25 +14,20 @@ from sklearn.metrics import roc_auc_score
 from tabpfn import TabPFNClassifier
 
 from value_model.head import load_network
-from value_model.pretrain_head import (
-    REPORT,
-    TRAINING,
-    WEIGHTS,
-    PretrainError,
-    PretrainSettings,
-    Training,
-    draw_step,
+from value_model.pretrain_head import REPORT, TRAINING, WEIGHTS, main, pretrain
+from value_model.pretraining import initialisation, synthetic_tasks
+from value_model.pretraining.head_metrics import evaluate_head
+from value_model.pretraining.settings import PretrainError, PretrainSettings
+from value_model.pretraining.synthetic_tasks import sample_tasks
+from value_model.pretraining.trainer import (
+    HeadTrainer,
+    draw_tasks,
     learning_rate,
     logits,
-    main,
     new_network,
     predict,
-    pretrain,
     soft_loss,
 )
-from value_model.pretraining import initialisation, synthetic_tasks
-from value_model.pretraining.head_metrics import measure
-from value_model.pretraining.synthetic_tasks import sample_tasks
 
 TINY = PretrainSettings(
     steps=4, width=16, layers=2, thinking_rows=2, cells=400, min_context=8, max_context=12, queries=4, features=5,
@@ -121,7 +116,7 @@ def test_impossible_sizes_are_refused(size):
 def test_steps_stay_within_their_bounds():
     settings = replace(TINY, cells=2000)
     for seed in range(100):
-        tasks, context = draw_step(rng(seed), settings)
+        tasks, context = draw_tasks(rng(seed), settings)
         batch, rows, features = tasks.x.shape
         assert settings.min_context <= context <= settings.max_context
         assert settings.min_features <= features <= settings.wide_features
@@ -147,7 +142,7 @@ def test_the_loss_is_least_at_the_true_probability():
 
 
 def test_every_parameter_learns_from_the_first_step():
-    training = Training(TINY)
+    training = HeadTrainer(TINY)
     training.advance()
     unmoved = [name for name, parameter in training.network.named_parameters() if not parameter.grad.any()]
     assert not unmoved
@@ -155,7 +150,7 @@ def test_every_parameter_learns_from_the_first_step():
 
 @pytest.mark.parametrize("features", [4, 12])
 def test_an_untrained_head_already_ranks_rows(features):
-    """The informed start: the coordinate that gathers votes tells likely from unlikely rows before any training."""
+    """With the initial weights the coordinate of the row's estimate tells likely from unlikely rows."""
     network = new_network(replace(TINY, width=64, layers=3, features_per_group=6)).eval()
     ranked = []
     for seed in range(12):
@@ -163,7 +158,7 @@ def test_an_untrained_head_already_ranks_rows(features):
         success = (x[..., 0] > 0).astype(np.float32)
         with torch.no_grad():
             rows = network(*_inputs(x, success[:, :64]), only_return_standard_out=False)["test_embeddings"]
-        votes = rows[:, 0, initialisation.VOTES].numpy()
+        votes = rows[:, 0, initialisation.ROW_ESTIMATE].numpy()
         ranked.append(roc_auc_score(success[0, 64:], votes))
     assert np.mean(ranked) > 0.6
 
@@ -176,35 +171,35 @@ def test_training_leaves_the_callers_random_state_alone():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    Training(TINY).advance()
+    HeadTrainer(TINY).advance()
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path):
-    unbroken, broken = Training(TINY), Training(TINY)
+    unbroken, broken = HeadTrainer(TINY), HeadTrainer(TINY)
     losses = [unbroken.advance() for _ in range(4)]
     for _ in range(2):
         broken.advance()
     broken.save(tmp_path / TRAINING)
-    resumed = Training(TINY)
+    resumed = HeadTrainer(TINY)
     resumed.load(tmp_path / TRAINING)
     assert [resumed.advance() for _ in range(2)] == losses[2:]
     assert_same(weights(resumed.network), weights(unbroken.network))
 
 
 def test_another_seed_gives_another_head():
-    ours, other = Training(TINY), Training(replace(TINY, seed=1))
+    ours, other = HeadTrainer(TINY), HeadTrainer(replace(TINY, seed=1))
     assert ours.advance() != other.advance()
 
 
 def test_training_of_other_settings_is_not_resumed(tmp_path: Path):
-    Training(TINY).save(tmp_path / TRAINING)
+    HeadTrainer(TINY).save(tmp_path / TRAINING)
     with pytest.raises(PretrainError, match="learning_rate"):
         pretrain(replace(TINY, learning_rate=0.5), tmp_path)
 
 
 def test_nothing_half_written_replaces_a_checkpoint(tmp_path: Path, monkeypatch):
-    training = Training(TINY)
+    training = HeadTrainer(TINY)
     training.save(tmp_path / TRAINING)
     before = (tmp_path / TRAINING).read_bytes()
 
@@ -250,7 +245,7 @@ def test_the_command_writes_weights_and_a_report(trained: Path):
 
 
 def test_reloaded_weights_give_identical_logits(trained: Path):
-    training = Training(replace(TINY, learning_rate=0.05))
+    training = HeadTrainer(replace(TINY, learning_rate=0.05))
     training.load(trained / TRAINING)
     network, architecture = load_network(trained / WEIGHTS)
     assert architecture == training.settings.architecture()
@@ -290,8 +285,8 @@ def test_a_finished_run_is_not_trained_again(trained: Path):
 
 def test_measuring_repeats_and_ranks_what_is_known():
     sizes = {"features": 4, "queries": 16, "tasks": 6, "contexts": (40,)}
-    measured = measure(lambda task, context: task.probability[0, context:], **sizes)
-    assert measured == measure(lambda task, context: task.probability[0, context:], **sizes)
+    measured = evaluate_head(lambda task, context: task.probability[0, context:], **sizes)
+    assert measured == evaluate_head(lambda task, context: task.probability[0, context:], **sizes)
     rows = {row["predictor"]: row for row in measured}
     scores = {name: {key: row[key] for key in ("log_loss", "brier", "auc")} for name, row in rows.items()}
     assert scores["head"] == scores["truth"]
@@ -300,7 +295,7 @@ def test_measuring_repeats_and_ranks_what_is_known():
 
 
 def test_a_context_of_one_class_is_measured_too():
-    never = measure(lambda task, context: np.zeros(4), features=2, queries=4, tasks=8, contexts=(2,))
+    never = evaluate_head(lambda task, context: np.zeros(4), features=2, queries=4, tasks=8, contexts=(2,))
     assert {row["predictor"] for row in never} == {"head", "logistic", "base_rate", "truth"}
 
 
@@ -311,10 +306,10 @@ def test_a_short_training_learns_from_the_context():
         TINY, steps=200, width=32, cells=2000, min_context=32, max_context=64, queries=32, features=4,
         min_features=3, max_features=4, wide_features=4, warmup=20, learning_rate=2e-3,
     )  # fmt: skip
-    training = Training(settings)
+    training = HeadTrainer(settings)
     for _ in range(settings.steps):
         training.advance()
-    rows = measure(partial(predict, training.network), features=4, queries=64, tasks=100, contexts=(64,))
+    rows = evaluate_head(partial(predict, training.network), features=4, queries=64, tasks=100, contexts=(64,))
     measured = {row["predictor"]: row for row in rows}
     assert measured["head"]["auc"] > 0.54
     assert measured["head"]["log_loss"] < measured["base_rate"]["log_loss"]

@@ -13,7 +13,7 @@ import pytest
 import ray
 import torch
 
-from value_model.serving.pool import EMBED_AT_ONCE, PoolError, ReplicaPool
+from value_model.serving.pool import EMBED_BATCH, PoolError, ReplicaPool
 from value_model.serving.replica import ReplicaInfo, assigned_device
 
 PATIENCE_S = 240.0
@@ -140,6 +140,6 @@ def test_a_replica_whose_gpu_fails_is_replaced(small_cluster: None, weights: Pat
 def test_a_large_step_is_embedded_in_calls_of_bounded_size(small_cluster: None, weights: Path) -> None:
     pool = make(weights, 1, timeout_s=PATIENCE_S)
     pool.wait(PATIENCE_S)
-    assert max(len(chunk) for chunk in pool._chunks(1000, -(-1000 // EMBED_AT_ONCE))) <= EMBED_AT_ONCE
+    assert max(len(chunk) for chunk in pool._chunks(1000, -(-1000 // EMBED_BATCH))) <= EMBED_BATCH
     np.testing.assert_array_equal(pool.embed([f"0.0000{i:04}" for i in range(600)])[:, 0], np.arange(600) / 1e8)
     pool.close()

@@ -15,13 +15,13 @@ import pytest
 from benchmarks.schedules import ScheduleError, validate
 from benchmarks.schedules.__main__ import main
 from benchmarks.schedules.cluster import Cluster
+from benchmarks.schedules.compared_schedules import LINES, REFERENCE, SCALED, compare
 from benchmarks.schedules.decisions import Decisions
-from benchmarks.schedules.engine import MEASURED, Engine, Speed, fit_step
 from benchmarks.schedules.lengths import Lengths, load_lengths, published
-from benchmarks.schedules.lines import LINES, REFERENCE, SCALED, compare
 from benchmarks.schedules.measures import busy, measures
+from benchmarks.schedules.simulated_engine import MEASURED, Engine, Speed, fit_step
 from benchmarks.schedules.simulation import Fleet, Run, at_once, play, simulate
-from benchmarks.schedules.step import Setting, Step
+from benchmarks.schedules.training_step import Setting, Step
 from benchmarks.schedules.workload import Rates, Workload, draw_workload, fit_rates
 from verl_v05.settings import V05Settings
 

@@ -29,6 +29,7 @@ from benchmarks.theorems.outcomes import (
     squared_error,
     stopped,
 )
+from benchmarks.theorems.verdicts import Listed, Span, Verdict, verdict
 from verl_v05 import empirical_mse, fuse, marginal_return, rollout_target, squared_bias
 
 RATES = np.array([0.05, 0.3, 0.5, 0.62, 0.9])
@@ -416,6 +417,35 @@ def test_mean_reward_of_an_adaptive_group_is_biased_towards_its_prior() -> None:
     assert np.abs(allocation.mean_bias(fixed(rates, 4), rates)).max() < 1e-12
     mirrored = allocation.mean_bias(stopped(1 - rates, -0.8, cost=COST, k_max=16), 1 - rates)
     assert np.abs(found + mirrored).max() < 1e-12
+
+
+# The page.
+
+
+def test_a_statement_holds_everywhere_or_with_a_condition_or_fails() -> None:
+    assert (verdict(True), verdict(True, with_condition=True)) == (Verdict.HOLDS, Verdict.HOLDS)
+    assert (verdict(False, with_condition=True), verdict(False)) == (Verdict.WITH_CONDITION, Verdict.FAILS)
+
+
+def test_a_template_formats_every_number_of_a_list_and_both_ends_of_a_span() -> None:
+    assert f"{Listed((1, 2.25)):.1f} {Span([0.5, 3, 0.25]):.2f}" == "1.0, 2.2 0.25 to 3.00"
+
+
+def test_verdicts_follow_from_the_enumerated_numbers() -> None:
+    found = {**gradient.measure(), **fusion.measure(), **allocation.measure()}
+    by_verdict = {
+        Verdict.HOLDS: ("rollout_bound", "truncation", "bias_bound", "bias_order", "two_means", "variance"),
+        Verdict.WITH_CONDITION: (
+            *("variance_bound", "left_out", "error_split", "unique", "right_prior", "envelope", "first_k"),
+            "curvature",
+        ),
+        Verdict.FAILS: (
+            *("oracle", "own_reward", "group_bound", "plausible", "rate", "small_groups", "expected_drop", "estimate"),
+            *("optimal", "regret", "empirical_regret", "adaptive_mean"),
+        ),
+    }
+    want = {f"verdict_{name}": value for value, names in by_verdict.items() for name in names}
+    assert {name: value for name, value in found.items() if isinstance(value, Verdict)} == want
 
 
 @pytest.mark.slow

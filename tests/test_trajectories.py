@@ -193,7 +193,7 @@ PUBLIC = Path(__file__).parents[2] / "shared/data/v0_public"
 
 @pytest.mark.skipif(not PUBLIC.exists(), reason="the authors' data are not here")
 def test_the_authors_data_become_trajectories() -> None:
-    from benchmarks.v0_public import load
+    from benchmarks.value_model.v0_public import load
 
     frame = load(PUBLIC, ["context"])
     assert frame.groupby(["model", "step"]).size().tolist() == [512] * 6
@@ -203,7 +203,7 @@ def test_the_authors_data_become_trajectories() -> None:
 
 
 def test_a_loader_reads_the_authors_layout(tmp_path: Path) -> None:
-    from benchmarks.v0_public import load
+    from benchmarks.value_model.v0_public import load
 
     row = {"id": 7, "score": 0.4, "type": "context", "model": "m", "step": 16, "dataset": "dapomath"}
     (tmp_path / "context.jsonl").write_text(json.dumps(row) + "\n")

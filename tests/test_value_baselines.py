@@ -174,6 +174,7 @@ def test_a_remembered_text_is_embedded_once() -> None:
 
 
 def test_without_an_embedding_only_the_mean_is_left() -> None:
-    assert [p.name for p in baselines.in_context(None)] == ["global mean"]
-    assert baselines.fitted(None, circle(5, 0)) == []
-    assert len(baselines.in_context(embed)) == 4 and len(baselines.fitted(embed, circle(20, 0))) == 3
+    assert [p.name for p in baselines.in_context_baselines(None)] == ["global mean"]
+    assert baselines.fitted_baselines(None, circle(5, 0)) == []
+    in_context, fitted = baselines.in_context_baselines(embed), baselines.fitted_baselines(embed, circle(20, 0))
+    assert len(in_context) == 4 and len(fitted) == 3

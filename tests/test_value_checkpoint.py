@@ -92,7 +92,7 @@ def by_hand(encoder: Path) -> ValueModel:
 def saved(tiny_model: ValueModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved tiny model: not to be changed."""
     folder = tmp_path_factory.mktemp("saved") / "model"
-    tiny_model.save_pretrained(folder, card="# Tiny")
+    tiny_model.save_pretrained(folder, model_card="# Tiny")
     return folder
 
 
@@ -132,7 +132,7 @@ def test_a_saved_model_predicts_the_same(
 
 
 def test_a_loaded_model_can_be_saved_again(saved: Path, tmp_path: Path) -> None:
-    ValueModel.from_pretrained(str(saved)).save_pretrained(tmp_path / "again", card="# Tiny")
+    ValueModel.from_pretrained(str(saved)).save_pretrained(tmp_path / "again", model_card="# Tiny")
     again, before = files(tmp_path / "again"), files(saved)
     # The order of the header's entries is safetensors' own affair.
     assert torch_equal(load(again.pop("head.safetensors")), load(before.pop("head.safetensors")))
@@ -230,10 +230,19 @@ def test_a_save_that_fails_leaves_the_old_model(
     else:
         monkeypatch.setattr(checkpoint.os, "replace", move)
     with pytest.raises(OSError, match="disk full"):
-        model.save_pretrained(copy, card="new")
+        model.save_pretrained(copy, model_card="new")
     monkeypatch.undo()
     assert files(copy) == before
     assert os.listdir(copy.parent) == ["copy"]
+
+
+def test_the_shipped_model_is_the_published_one() -> None:
+    model = ValueModel.from_pretrained()
+    assert model.identity == "83a9cb8995a315fe36a8eb46"
+    context = [f"What is {i} + {i + 3}?" for i in range(20)]
+    scores = [1.0 if i % 3 else -1.0 for i in range(20)]
+    predictions = model.predict(context, scores, ["What is 4 + 5?", "Compute 12*13.", "What is 77 - 8?"])
+    assert predictions == pytest.approx([0.818286, 0.728052, 0.700179], abs=1e-3)
 
 
 # What is missing, damaged or of another kind.

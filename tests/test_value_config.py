@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from value_model.checks import field_check
 from value_model.config import AdapterConfig, BackboneConfig, ConfigError, HeadConfig, ValueModelConfig
+from value_model.config_loader import config_from_yaml
 
 
 def refusal(values: Any) -> str:
@@ -151,6 +154,72 @@ def test_direct_construction_is_checked_too() -> None:
         AdapterConfig(queries=0)
     with pytest.raises(ConfigError, match="head.seed='x'"):
         HeadConfig(seed="x")  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A section of the test's own config, without defaults."""
+
+    path: str
+    names: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        field_check(self, "part.", ConfigError)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Whole:
+    """The test's own config, with a section, an optional one and a secret."""
+
+    part: Part
+    other: Part | None = None
+    count: int = 1
+    token: str | None = dataclasses.field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        field_check(self)
+
+
+def load(folder: Path, text: str, *overrides: str) -> Whole:
+    (folder / "c.yaml").write_text(text)
+    return config_from_yaml(Whole, folder / "c.yaml", overrides, ConfigError)
+
+
+def test_yaml_and_overrides_are_merged_into_nested_sections(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "{part: {path: a}, other: {path: b}}", "part.names=[x]", "count=3")
+    assert loaded == Whole(part=Part("a", ["x"]), other=Part("b"), count=3)
+    assert load(tmp_path, "{part: {path: a}, other: {path: b}}", "other=null").other is None
+
+
+def test_numbers_are_text_where_a_file_or_the_command_line_means_text(tmp_path: Path) -> None:
+    assert load(tmp_path, "part: {path: 1, names: [2, x]}", "part.path=7").part == Part("7", ["2", "x"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "part.path is missing"),
+        ("part: {names: [a]}", "part.path is missing"),
+        ("{part: {path: a}, other: {names: []}}", "other.path is missing"),
+        ("part: {path: a, place: b}", r"part.place='b' .*known keys: path, names"),
+        ("{part: {path: a}, count: '3'}", "count='3' is not allowed: it must be of type int"),
+        ("{part: {path: a}, count: true}", "count=True is not allowed: it must be of type int"),
+        ("{part: {path: [a]}}", r"part.path=\['a'\] is not allowed: it must be of type str"),
+        ("part: a", "part='a' is not allowed: it must be a mapping"),
+        ("part: {path: '???'}", "part.path"),
+        ("[1]", "c.yaml"),
+        ("{", "c.yaml cannot be read as yaml"),
+    ],
+)
+def test_what_a_file_lacks_or_has_too_much_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, text)
+
+
+def test_a_secret_is_not_in_the_message() -> None:
+    with pytest.raises(ValueError, match="token=") as error:
+        Whole(part=Part("a"), token=b"hidden")  # type: ignore[arg-type]
+    assert "hidden" not in str(error.value)
 
 
 def test_configs_cannot_be_changed_after_the_check() -> None:

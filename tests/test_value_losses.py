@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from value_model.training.losses import combined, pairwise_logistic, soft_cross_entropy, success_logit
+from value_model.training.losses import combined_loss, pairwise_logistic, soft_cross_entropy, success_logit
 
 PAIRS = torch.tensor([[0, 1], [3, 2]])
 SCORES = torch.tensor([1.0, -0.5, -1.0, 0.25])
@@ -62,7 +62,7 @@ def test_soft_cross_entropy_is_least_at_the_target() -> None:
 
 
 def test_the_combined_loss_weighs_its_parts() -> None:
-    loss = combined(logits(), SCORES, PAIRS, 0.25)
+    loss = combined_loss(logits(), SCORES, PAIRS, 0.25)
     assert loss.total.item() == pytest.approx(0.25 * loss.pairwise.item() + 0.75 * loss.cross_entropy.item())
 
 
@@ -70,7 +70,7 @@ def test_the_pairwise_part_takes_part_in_value_and_gradient() -> None:
     found = {}
     for weight in (0.0, 0.25, 1.0):
         values = logits()
-        loss = combined(values, SCORES, PAIRS, weight)
+        loss = combined_loss(values, SCORES, PAIRS, weight)
         loss.total.backward()
         found[weight] = (loss.total.item(), values.grad)
     assert len({total for total, _ in found.values()}) == 3

@@ -170,7 +170,7 @@ def test_bootstrap_covers_the_mean_of_clusters() -> None:
     covered = []
     for seed in range(100):
         x = np.repeat(np.random.default_rng(seed).normal(size=60), 5)
-        low, high = metrics.bootstrap(np.mean, x, unit=np.repeat(np.arange(60), 5), seed=seed, n=200)
+        low, high = metrics.bootstrap_interval(np.mean, x, unit=np.repeat(np.arange(60), 5), seed=seed, n=200)
         covered.append(low <= 0 <= high)
     assert 0.86 <= np.mean(covered) <= 1
 

@@ -21,12 +21,16 @@ from value_model.checkpoint import BACKBONE
 from value_model.config import HeadConfig
 from value_model.head import InContextHead, build_network
 from value_model.model import ValueModel
-from value_model.train import BEST, LOG, MODEL, TRAINING, Trainer, TrainError, build_model, load_data, train
+from value_model.train import train
+from value_model.training.data import load_data
 from value_model.training.embedder import Embedder
+from value_model.training.log import LOG
 from value_model.training.meta_tasks import MetaTasks, MetaTaskSettings
-from value_model.training.processes import Team
+from value_model.training.model_builder import build_model
+from value_model.training.processes import ProcessGroup
 from value_model.training.settings import SettingsError, TrainSettings, load_settings
 from value_model.training.tiny_encoder import TinyEncoderSettings, byte_tokenizer, write_tiny_encoder
+from value_model.training.trainer import BEST, MODEL, TRAINING, Trainer, TrainError
 from value_model.trajectories import COLUMNS, check, read_trajectories, split_by_prompt, write_trajectories
 
 ROOT = Path(__file__).parent.parent
@@ -97,7 +101,7 @@ def settings_of(files: Path, out: Path, *overrides: str) -> TrainSettings:
 
 def trainer_of(settings: TrainSettings) -> Trainer:
     Path(settings.out).mkdir(parents=True, exist_ok=True)
-    return Trainer(settings, load_data(settings), Team())
+    return Trainer(settings, load_data(settings), ProcessGroup())
 
 
 def log_of(out: Path) -> list[dict[str, Any]]:
@@ -210,7 +214,7 @@ def test_the_pairwise_weight_changes_what_is_learnt(files: Path, tmp_path: Path)
     found = []
     for weight in (0.0, 0.25):
         trainer = trainer_of(settings_of(files, tmp_path / "out", f"pairwise_weight={weight}"))
-        trainer._accumulate()
+        trainer._accumulate_gradients()
         found.append(torch.cat([p.grad.flatten() for p in trainer.parameters.values()]))
     assert all(gradient.norm() > 0 for gradient in found) and not torch.allclose(*found)
 
@@ -297,6 +301,12 @@ def test_validation_without_anything_held_out_is_refused(files: Path, tmp_path: 
         load_data(settings_of(files, tmp_path / "out", "data.heldout_models=[]", "data.heldout_prompts=0"))
 
 
+def test_a_run_without_validation_has_nothing_to_validate_on(files: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(settings_of(files, tmp_path, "validation.every=0"))
+    with pytest.raises(TrainError, match="nothing to validate on"):
+        trainer.validate()
+
+
 def test_a_table_split_with_the_same_seed_before_is_refused(files: Path, tmp_path: Path) -> None:
     table = read_trajectories([files / "table.parquet"])
     write_trajectories(split_by_prompt(table, {"train": 0.8, "validation": 0.2}, 0)["train"], tmp_path / "t.parquet")
@@ -309,11 +319,11 @@ def test_a_table_split_with_the_same_seed_before_is_refused(files: Path, tmp_pat
 def test_tasks_that_cannot_be_shared_out_are_refused(files: Path, tmp_path: Path) -> None:
     settings = settings_of(files, tmp_path / "out")
     with pytest.raises(TrainError, match=r"tasks_per_update=2 must be a multiple.*\(3\)"):
-        Trainer(settings, load_data(settings), Team(rank=0, world=3))
+        Trainer(settings, load_data(settings), ProcessGroup(rank=0, world_size=3))
 
 
 def test_processes_share_out_every_task_once() -> None:
-    shares = [list(Team(rank, 3).share(8)) for rank in range(3)]
+    shares = [list(ProcessGroup(rank, 3).shard(8)) for rank in range(3)]
     assert sorted(i for share in shares for i in share) == list(range(8))
 
 

@@ -8,7 +8,7 @@ __all__ = ["ContextError", "Task", "ValueModel", "ValueModelConfig"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import on use: torch, transformers and tabpfn take seconds that a recorder or a client need not spend."""
+    """Import lazily: a recorder or an HTTP client needs none of torch, transformers and tabpfn, which take seconds."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from value_model import config, model

@@ -14,7 +14,7 @@ from value_model.config import AdapterConfig
 
 
 class Adapter(nn.Module, ABC):
-    """``forward(states_btd, mask_bt) -> features_bf``; ``mask`` is true at real tokens, at least one a prompt."""
+    """``forward(states_btd, mask_bt) -> features_bf``; ``mask`` is true at real tokens, at least one per prompt."""
 
     width: int  # F
 
@@ -26,8 +26,9 @@ class Adapter(nn.Module, ABC):
 class ResidualQueryAdapter(Adapter):
     """Static queries plus a per-prompt residual attend to the projected token states.
 
-    Module names are the released checkpoint's (``static_queries``, ``generator``, ``proj_kv``, ``mha``, ``ln_q``,
-    ``ln_kv``); layers beyond the first are ``more_mha`` and read the previous layer's output as queries.
+    Module names are the released checkpoint's, whose tensors are loaded by name (``static_queries``, ``generator``,
+    ``proj_kv``, ``mha``, ``ln_q``, ``ln_kv``); layers beyond the first are ``more_mha`` and read the previous layer's
+    output as queries.
     The generator's output is zero at initialisation, so training starts from the static queries alone.
     """
 
@@ -43,8 +44,8 @@ class ResidualQueryAdapter(Adapter):
             nn.Dropout(config.dropout),
             nn.Linear(config.bottleneck, self.width),
         )
-        nn.init.zeros_(self.generator[-1].weight)
-        nn.init.zeros_(self.generator[-1].bias)
+        for parameter in self.generator[-1].parameters():
+            nn.init.zeros_(parameter)
         self.proj_kv = nn.Linear(states_dim, config.dim)
         self.mha = nn.MultiheadAttention(config.dim, config.heads, batch_first=True)
         self.ln_q = nn.LayerNorm(config.dim)
@@ -66,10 +67,10 @@ class ResidualQueryAdapter(Adapter):
 
 
 class Pooling(Adapter):
-    """One state a prompt, through a linear projection if the config gives a number of features.
+    """One state per prompt, linearly projected if the config gives a number of features.
 
-    In training the projection sees the pooled state with dropout, so that it does not learn the few prompts of a
-    small table by heart.
+    In training, dropout is applied to the pooled state before the projection, which otherwise overfits to the prompts
+    of a small table.
     """
 
     def __init__(self, states_dim: int, config: AdapterConfig):
@@ -83,11 +84,11 @@ class Pooling(Adapter):
 
     @abstractmethod
     def pool(self, states_btd: Tensor, mask_bt: Tensor) -> Tensor:
-        """One state a prompt, (B, D)."""
+        """One state per prompt, (B, D)."""
 
 
 class LastTokenPooling(Pooling):
-    """The last real token's state, as causal embedding models are read."""
+    """The last real token's state, as usual for causal embedding models."""
 
     def pool(self, states_btd: Tensor, mask_bt: Tensor) -> Tensor:
         return last_token(states_btd, mask_bt)

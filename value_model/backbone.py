@@ -1,14 +1,19 @@
-"""The text encoder: token states of prompts, batched by length."""
+"""The text encoder: token states of prompts, batched by length.
+
+Shape suffixes and sizes: B prompts, T tokens, D width of the encoder.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from value_model.config import BackboneConfig
 
@@ -32,18 +37,18 @@ class Backbone(nn.Module):
         """
         super().__init__()
         self.config = config
-        inside = folder is not None and (folder / config.name).is_dir()
-        source = str(folder / config.name) if inside else config.name
+        inside = folder / config.name if folder is not None and (folder / config.name).is_dir() else None
         loaded = SentenceTransformer(
-            source,
+            str(inside or config.name),
             revision=None if inside else config.revision,
             device="cpu",
             model_kwargs={"dtype": getattr(torch, config.dtype)},
             processor_kwargs={"padding_side": config.padding_side},
         )
-        self.encoder = loaded[0].auto_model
+        transformer: Any = loaded[0]  # typed as nn.Module, whose attributes are all Tensor | Module
+        self.encoder: PreTrainedModel = transformer.auto_model
         self.tokenizer = loaded.tokenizer
-        self.width = self.encoder.config.hidden_size
+        self.width: int = self.encoder.config.hidden_size
         self.max_length = min(config.max_length, loaded.max_seq_length or config.max_length)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -58,7 +63,7 @@ class Backbone(nn.Module):
     def batches(self, prompts: Sequence[str]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Yield (indices into ``prompts``, states, mask), prompts of similar length together."""
         tokens = self._tokens(prompts)
-        for indices in by_length([len(t) for t in tokens], self.config.batch_tokens):
+        for indices in batches_by_length([len(t) for t in tokens], self.config.batch_tokens):
             batch = self._pad([tokens[i] for i in indices])
             mask = batch["attention_mask"]
             yield indices, self(batch["input_ids"], mask), mask.bool()
@@ -66,14 +71,14 @@ class Backbone(nn.Module):
     def _tokens(self, prompts: Sequence[str]) -> list[list[int]]:
         if not prompts:
             return []
-        # Half of a surrogate pair, left by a careless cut, is text that no tokenizer reads.
+        # The tokenizer raises on a lone surrogate (half of a truncated surrogate pair), which UTF-8 cannot encode.
         texts = [prompt.encode("utf-8", "replace").decode() for prompt in prompts]
         encoded = self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
-        # A tokenizer that adds no special token turns an empty prompt into nothing: there is always one token.
-        return [tokens or [self._filler] for tokens in encoded]
+        # A tokenizer without special tokens returns no token for an empty prompt; pooling over none would give NaN.
+        return [tokens or [self._empty_prompt_token] for tokens in encoded]
 
     @property
-    def _filler(self) -> int:
+    def _empty_prompt_token(self) -> int:
         known = (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, self.tokenizer.unk_token_id)
         return next((token for token in known if token is not None), 0)
 
@@ -88,7 +93,7 @@ def pad_states(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return pad_sequence(list(states), batch_first=True), mask
 
 
-def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Indices in batches of at most ``batch_tokens`` padded tokens (at least one prompt), longest first."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

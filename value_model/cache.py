@@ -1,4 +1,4 @@
-"""A bounded memory of what a text was turned into, so that a prompt is embedded once in a run."""
+"""A bounded cache of tensors computed from texts, so that a prompt is embedded once in a run."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from value_model.files import replaced
+
 
 class TextCache:
-    """Least recently used texts are dropped beyond ``capacity``; ``identity`` names what the values were made by."""
+    """An LRU cache of one tensor per text.
+
+    Args:
+        capacity: texts kept; beyond it the least recently used ones are dropped.
+        identity: of the model that computes the values; :meth:`load` rejects a file of another model.
+    """
 
     def __init__(self, capacity: int, identity: str = ""):
         self.capacity = capacity
@@ -27,38 +33,33 @@ class TextCache:
         return len(self._values)
 
     def clear(self) -> None:
-        """Forget every text."""
+        """Remove every entry; the counts of hits and misses stay."""
         self._values.clear()
 
-    def get(self, texts: Sequence[str], make: Callable[[list[str]], Sequence[torch.Tensor]]) -> list[torch.Tensor]:
-        """Values of ``texts`` in their order; those not held are made in one call, each distinct text once."""
+    def get(self, texts: Sequence[str], compute: Callable[[list[str]], Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+        """Values of ``texts`` in their order; one call of ``compute`` makes those that are missing, each text once."""
         keys = [_key(text) for text in texts]
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._values}
-        made = dict(zip(missing, make(list(missing.values())) if missing else [], strict=True))
+        made = dict(zip(missing, compute(list(missing.values())) if missing else [], strict=True))
         self.misses += len(missing)
         self.hits += len(texts) - len(missing)
-        # Looked up before anything is dropped: a batch may be larger than the cache.
+        # Read before eviction, because a batch may be larger than the cache.
         found = [made[key] if key in made else self._values[key] for key in keys]
         self._keep(zip(keys, found, strict=True))
         return found
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything atomically, oldest first."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
+        # The numeric prefix stores the LRU order, because safetensors does not keep the order of its keys.
         tensors = {f"{i}.{key}": value.contiguous() for i, (key, value) in enumerate(self._values.items())}
-        try:
+        with replaced(path) as partial:
             save_file(tensors, partial, metadata={"identity": self.identity})
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def load(self, path: str | os.PathLike) -> None:
-        """Add what :meth:`save` wrote.
+        """Add the entries of a file that :meth:`save` wrote.
 
         Raises:
-            ValueError: the file is damaged, or was made by something else than this cache's ``identity``.
+            ValueError: the file is damaged, or of another ``identity`` than this cache's.
         """
         try:
             self._read(path)
@@ -84,4 +85,5 @@ class TextCache:
 
 
 def _key(text: str) -> str:
+    # A digest, so that long prompts are not kept in memory next to their features.
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -1,7 +1,8 @@
-"""A value model on disk: ``save_pretrained`` / ``from_pretrained``, and the layout the V0 authors released.
+"""The parts of a value model on disk: this package's layout, and the one the V0 authors released.
 
-Ours is a folder: ``config.json``, ``adapter.safetensors``, ``head.safetensors``, a model card, and ``backbone/`` where
-the encoder itself was trained; otherwise the encoder is named, not copied. Nothing here unpickles code.
+This package's checkpoint is a folder: ``config.json``, ``adapter.safetensors``, ``head.safetensors``, a model card, and
+``backbone/`` where the encoder itself was trained; otherwise the config names the encoder and it is not copied. Loading
+executes no pickled code. :class:`value_model.model.ValueModel` is not imported here: it is composed from the parts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
@@ -21,11 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from value_model.adapter import make_adapter
+from value_model.adapter import Adapter, make_adapter
 from value_model.backbone import Backbone
 from value_model.config import BackboneConfig, ConfigError, ValueModelConfig
 from value_model.head import InContextHead, load_network
-from value_model.model import ValueModel
 
 SMALL = Path(__file__).parent / "pretrained" / "small"
 
@@ -44,59 +44,75 @@ RELEASED_PARTS = {"backbone.": "encoder", "adapter_layer.": "adapter"}
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, or not a value model; the message names the file and the way out."""
+    """A checkpoint is missing, damaged, or not a value model; the message names the file and what to do."""
 
 
-def save(model: ValueModel, path: str | os.PathLike, card: str | None = None) -> None:
-    """Write ``model`` to the folder ``path``; a value model already there is replaced as a whole or not at all.
+class ModelParts(NamedTuple):
+    """What a checkpoint holds, in the order of :class:`value_model.model.ValueModel`'s arguments."""
+
+    config: ValueModelConfig
+    backbone: Backbone
+    adapter: Adapter
+    head: InContextHead
+
+
+def save_parts(parts: ModelParts, path: str | os.PathLike, model_card: str | None = None) -> None:
+    """Write a model to the folder ``path``; a value model already there is replaced as a whole or not at all.
+
+    Args:
+        parts: of the model.
+        path: folder to write; its parents are made.
+        model_card: Markdown text of the folder's ``README.md``; None writes none.
 
     Raises:
         CheckpointError: ``path`` is a file, or a folder that holds something else.
     """
-    path = Path(path).resolve()  # a link would be replaced, not what it points to
+    path = Path(path).resolve()  # else a symbolic link would be replaced instead of its target
     if path.exists() and not (path / CONFIG).is_file() and not _is_empty_folder(path):
         raise CheckpointError(f"{path} holds something that is no value model: delete it, or save elsewhere")
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
-        _write(model, scratch, card)
-        for part in (scratch, *scratch.rglob("*")):  # mkdtemp and safetensors let nobody else read
-            part.chmod(0o755 if part.is_dir() else 0o644)
-        _install(scratch, path)
+        _write_folder(parts, scratch, model_card)
+        for file in (scratch, *scratch.rglob("*")):  # mkdtemp and safetensors create them readable by the owner only
+            file.chmod(0o755 if file.is_dir() else 0o644)
+        _replace_folder(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def load(path: str | os.PathLike | None = None, backbone: str | None = None) -> ValueModel:
-    """Read a value model.
+def load_parts(path: str | os.PathLike | None = None, backbone: str | None = None) -> ModelParts:
+    """Read the parts of a value model.
 
     Args:
         path: a folder (ours or the authors' layout) or a hub id; None is the small model of this package.
-        backbone: hub id or path of the encoder, where the checkpoint's own name cannot be reached.
+        backbone: hub id or path of the encoder, where the name in the checkpoint's config cannot be loaded.
 
     Raises:
         CheckpointError: there is nothing usable under ``path``.
         value_model.head.HeadError: the head's weights are missing or damaged.
     """
-    folder = _folder(SMALL if path is None else path)
+    folder = _local_folder(SMALL if path is None else path)
     if (folder / RELEASED).is_file():
         return _load_released(folder, backbone)
-    return _load_ours(folder, backbone)
+    return _load_folder(folder, backbone)
 
 
-def _write(model: ValueModel, folder: Path, card: str | None) -> None:
-    config = json.loads(model.config.to_json())
+def _write_folder(parts: ModelParts, folder: Path, model_card: str | None) -> None:
+    config = json.loads(parts.config.to_json())
     (folder / CONFIG).write_text(json.dumps({"format": FORMAT, **config}, indent=2) + "\n")
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.adapter.state_dict().items()}, folder / ADAPTER)
-    model.head.save(folder / HEAD)
-    if model.config.backbone.name == BACKBONE:
-        model.backbone.encoder.save_pretrained(folder / BACKBONE)
-        model.backbone.tokenizer.save_pretrained(folder / BACKBONE)
-    if card is not None:
-        (folder / CARD).write_text(card)
+    save_file({k: v.detach().cpu().contiguous() for k, v in parts.adapter.state_dict().items()}, folder / ADAPTER)
+    parts.head.save(folder / HEAD)
+    if parts.config.backbone.name == BACKBONE:
+        parts.backbone.encoder.save_pretrained(folder / BACKBONE)
+        parts.backbone.tokenizer.save_pretrained(folder / BACKBONE)
+    if model_card is not None:
+        (folder / CARD).write_text(model_card)
 
 
-def _install(built: Path, path: Path) -> None:
+def _replace_folder(built: Path, path: Path) -> None:
+    # os.replace cannot overwrite a folder that is not empty, which rules out value_model.files.replaced: the old folder
+    # is renamed first, and renamed back if moving the new one fails.
     if path.exists():
         old = path.with_name(f".{path.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -115,7 +131,7 @@ def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def _folder(path: str | os.PathLike) -> Path:
+def _local_folder(path: str | os.PathLike) -> Path:
     local = Path(path)
     if local.is_dir():
         if (local / CONFIG).is_file() or (local / RELEASED).is_file():
@@ -130,20 +146,20 @@ def _folder(path: str | os.PathLike) -> Path:
         ) from error
 
 
-def _load_ours(folder: Path, backbone: str | None) -> ValueModel:
+def _load_folder(folder: Path, backbone: str | None) -> ModelParts:
     config = _read_config(folder / CONFIG)
     if backbone is not None:
         config = replace(config, backbone=replace(config.backbone, name=backbone, revision=None))
     network, architecture = load_network(folder / HEAD)
     head = InContextHead(network, architecture, config.head)
-    encoder = _encoder(config.backbone, folder)
+    encoder = _load_encoder(config.backbone, folder)
     adapter = make_adapter(encoder.width, config.adapter)
     try:
         tensors = load_file(folder / ADAPTER)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / ADAPTER} is missing or damaged: {error}") from error
-    _fill(adapter, tensors, str(folder / ADAPTER))
-    return ValueModel(config, encoder, adapter, head)
+    _load_tensors(adapter, tensors, str(folder / ADAPTER))
+    return ModelParts(config, encoder, adapter, head)
 
 
 def _read_config(path: Path) -> ValueModelConfig:
@@ -157,40 +173,40 @@ def _read_config(path: Path) -> ValueModelConfig:
         raise CheckpointError(f"{path} is missing, damaged, or no value model's config: {error}") from error
 
 
-def _encoder(config: BackboneConfig, folder: Path) -> Backbone:
-    # Not looked for anywhere else: the name would also fit a folder of the working directory.
+def _load_encoder(config: BackboneConfig, folder: Path) -> Backbone:
+    # Checked before transformers resolves the name, which would also match a folder of the working directory.
     if config.name == BACKBONE and not (folder / BACKBONE).is_dir():
         raise CheckpointError(f"{folder} lacks its encoder, the folder {BACKBONE!r}: copy the whole checkpoint")
     try:
         return Backbone(config, folder)
-    except Exception as error:  # transformers and its parsers raise whatever they please
+    except Exception as error:  # transformers and its parsers share no base class of errors
         raise CheckpointError(
             f"the encoder {config.name!r} of {folder} cannot be loaded; pass backbone=<path or hub id> "
             f"if it is elsewhere: {error}"
         ) from error
 
 
-def _load_released(folder: Path, backbone: str | None) -> ValueModel:
-    """The authors' ``.pt``: keys ``backbone.*`` and ``adapter_layer.*``, possibly behind ``module.``."""
+def _load_released(folder: Path, backbone: str | None) -> ModelParts:
+    """The authors' ``.pt``: keys ``backbone.*`` and ``adapter_layer.*``, each possibly with the prefix ``module.``."""
     config = ValueModelConfig()
     if backbone is not None:
         config = replace(config, backbone=replace(config.backbone, name=backbone))
-    parts = _split_released(folder / RELEASED)
+    tensors = _split_released(folder / RELEASED)
     network, architecture = load_network(folder / RELEASED_HEAD)
-    encoder = _encoder(config.backbone, folder)
+    encoder = _load_encoder(config.backbone, folder)
     adapter = make_adapter(encoder.width, config.adapter)
-    _fill(encoder.encoder, parts["encoder"], str(folder / RELEASED))
-    _fill(adapter, parts["adapter"], str(folder / RELEASED))
-    # The encoder's weights are the checkpoint's own: saved again, they must go with it.
+    _load_tensors(encoder.encoder, tensors["encoder"], str(folder / RELEASED))
+    _load_tensors(adapter, tensors["adapter"], str(folder / RELEASED))
+    # No hub id refers to these encoder weights; with this name, save_parts writes them into the checkpoint.
     config = replace(config, backbone=replace(config.backbone, name=BACKBONE))
-    return ValueModel(config, encoder, adapter, InContextHead(network, architecture, config.head))
+    return ModelParts(config, encoder, adapter, InContextHead(network, architecture, config.head))
 
 
 def _split_released(path: Path) -> dict[str, dict[str, Tensor]]:
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         state = dict(checkpoint["model_state_dict"])
-    except Exception as error:  # what a damaged file raises depends on where it is damaged
+    except Exception as error:  # the type of the error depends on how the file is damaged
         raise CheckpointError(
             f"{path} is damaged, holds more than tensors, or has no model_state_dict: {error}"
         ) from error
@@ -204,8 +220,8 @@ def _split_released(path: Path) -> dict[str, dict[str, Tensor]]:
     return parts
 
 
-def _fill(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+def _load_tensors(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     try:
-        module.load_state_dict(tensors)  # strict: a missing adapter must never go unnoticed
+        module.load_state_dict(tensors)  # strict, so that missing tensors raise instead of staying random
     except RuntimeError as error:
         raise CheckpointError(f"{source} does not fit: {error}") from error

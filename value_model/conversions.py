@@ -14,6 +14,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 
 def reward_of_success(success: Any) -> Any:
     """r = 2 s - 1."""
@@ -23,6 +26,11 @@ def reward_of_success(success: Any) -> Any:
 def success_of_reward(reward: Any) -> Any:
     """s = (r + 1) / 2."""
     return (reward + 1) / 2
+
+
+def hard_label(reward: ArrayLike) -> np.ndarray:
+    """Whether each mean reward counts as a success, r >= 0, where a class is needed: in-context head, AUC. Bool."""
+    return np.asarray(reward, dtype=np.float64) >= 0
 
 
 # Expectations follow the same two maps.

@@ -1,11 +1,12 @@
-"""Files that are written whole or not at all: the one place of this project that writes and renames."""
+"""Atomic writes of files: the only implementation of write-then-rename in this project."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 
 @contextmanager
 def replaced(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a path to write to; it takes the place of ``path`` when the block ends without an error.
+    """Yield a temporary path to write to; it replaces ``path`` when the block ends without an error.
 
-    The folder is made if need be. The name is unique, so that two processes never write to one file, and the content
-    is on disk before the rename, so that a power failure leaves the old file or the new one.
+    The folder is created if missing. The temporary name is unique, so that two processes never write to one file, and
+    the content is synced to disk before the rename, so that a power failure leaves the old file or the new one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +32,7 @@ def replaced(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file by :func:`replaced`."""
+    """Write a file atomically, see :func:`replaced`."""
     with replaced(path) as partial:
         partial.write_bytes(content)
 
@@ -44,3 +45,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, content: Any, indent: int | None = None) -> None:
     """:func:`write_text` of JSON."""
     write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+def nan_as_none(record: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A copy of a JSON object's values with None for each NaN, which JSON cannot represent."""
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()}

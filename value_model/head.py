@@ -1,14 +1,16 @@
 """The in-context head: tabpfn's classifier on features, differentiable in context and queries.
 
 tabpfn is used through its public interface: the network is built here from its architecture registry, from plain
-tensors, and handed over in memory, so no pickled code is ever executed.
+tensors, and passed in memory, so no pickled code is executed.
+
+Shape suffixes: C context prompts, Q queries, F features.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +56,20 @@ class InContextHead(nn.Module):
     def forward(self, context_cf: Tensor, labels_c: Tensor, queries_qf: Tensor) -> Tensor:
         """Logits of failure and success, (Q, 2); ``labels_c`` must hold both classes."""
         device = str(context_cf.device)
+        # A classifier keeps the feature schema and ensemble of its first fit, so each number of features needs its own.
         key = (device, context_cf.shape[1])
         if key not in self._classifiers:
-            self._classifiers[key] = self._classifier(device)
+            self._classifiers[key] = self._new_classifier(device)
         classifier = self._classifiers[key]
         classifier.fit_with_differentiable_input(context_cf, labels_c.long())
         batches = queries_qf.split(self.config.query_batch)
         return torch.cat([classifier.forward(b, use_inference_mode=True, return_logits=True) for b in batches])
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the network as safetensors that tabpfn's own loader reads too."""
-        checkpoint = {"state_dict": self.network.state_dict(), "config": self.architecture}
-        save_as_safetensors({**checkpoint, "architecture_name": ARCHITECTURE}, path)
+        """Write the network as safetensors, see :func:`save_network`."""
+        save_network(self.network, self.architecture, path)
 
-    def _classifier(self, device: str) -> TabPFNClassifier:
+    def _new_classifier(self, device: str) -> TabPFNClassifier:
         specs = ModelSpecs(
             model=self.network,
             architecture_config=ARCHITECTURES[ARCHITECTURE].parse_config(self.architecture)[0],
@@ -91,23 +93,47 @@ class InContextHead(nn.Module):
 
 
 def build_network(architecture: dict[str, Any]) -> nn.Module:
-    """A network with fresh weights."""
+    """A network with newly initialised weights."""
     module = ARCHITECTURES[ARCHITECTURE]
     return module.get_architecture(module.parse_config(architecture)[0])
+
+
+def save_network(
+    network: nn.Module,
+    architecture: dict[str, Any],
+    path: str | os.PathLike,
+    inference_config: InferenceConfig | None = None,
+) -> None:
+    """Write a network as safetensors that tabpfn's own loader reads too.
+
+    Args:
+        network: to write.
+        architecture: the values it was built from.
+        path: file to write.
+        inference_config: how tabpfn runs the network when tabpfn alone loads it; None is tabpfn's default.
+    """
+    checkpoint = {
+        "state_dict": network.state_dict(),
+        "config": architecture,
+        "architecture_name": ARCHITECTURE,
+    }
+    if inference_config is not None:
+        checkpoint["inference_config"] = asdict(inference_config)
+    save_as_safetensors(checkpoint, path)
 
 
 def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
     """Network and its architecture's values from a tabpfn checkpoint, ``.ckpt`` or ``.safetensors``.
 
     Raises:
-        HeadError: the file is missing, holds more than tensors and plain values, or another architecture.
+        HeadError: the file is missing, damaged, of another architecture, or not only tensors and plain values.
     """
     path = Path(path)
     if not path.is_file():
         raise HeadError(f"no head at {path}. {WEIGHTS_HELP}")
-    checkpoint = _read(path)
+    checkpoint = _read_checkpoint(path)
     name = checkpoint.get("architecture_name", "tabpfn_v2")
-    if name not in (ARCHITECTURE, "base"):  # what v2.5's own file calls itself
+    if name not in (ARCHITECTURE, "base"):  # "base" is the name in the published v2.5 file
         raise HeadError(f"{path} holds the architecture {name!r}, the head must be {ARCHITECTURE!r}. {WEIGHTS_HELP}")
     architecture = dict(checkpoint["config"])
     try:
@@ -118,13 +144,13 @@ def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
     return network, architecture
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             checkpoint = Checkpoint(path).load()
         else:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged file raises depends on where it is damaged
+    except Exception as error:  # the type of the error depends on how the file is damaged
         raise HeadError(f"{path} is damaged, or holds more than tensors and plain values: {error}") from error
     if not isinstance(checkpoint, Mapping):
         raise HeadError(f"{path} holds a {type(checkpoint).__name__}, not a tabpfn checkpoint")

@@ -1,4 +1,7 @@
-"""V0: encoder, adapter and in-context head, from prompts to success probabilities."""
+"""V0: encoder, adapter and in-context head, from prompts to success probabilities.
+
+Shape suffixes: C context prompts, Q queries, F features, and, for a batch in the encoder, B prompts, T tokens, D width.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,21 @@ from torch import Tensor, nn
 from value_model.adapter import Adapter
 from value_model.backbone import Backbone
 from value_model.cache import TextCache
+from value_model.checkpoint import ModelParts, load_parts, save_parts
 from value_model.config import ValueModelConfig
+from value_model.conversions import hard_label
 from value_model.head import InContextHead
 
 __all__ = ["ContextError", "Task", "ValueModel", "hard_labels"]
 
 
 class ContextError(ValueError):
-    """A context that cannot be learnt from: empty, of one class, or with scores outside [-1, 1]."""
+    """An invalid context: empty, of one class, or with scores outside [-1, 1]."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is known of one policy at one step, and the prompts asked for."""
+    """Measured outcomes of one policy at one step (the context), and the prompts to predict."""
 
     context_prompts: Sequence[str]
     context_scores: Sequence[float]  # mean outcome rewards, in [-1, 1]
@@ -37,8 +42,8 @@ class Task:
 class ValueModel(nn.Module):
     """Predicts the probability that a policy solves a prompt, from the outcomes of other prompts.
 
-    Features of a prompt depend on the prompt alone, so they are computed once and kept (``cache``); what the
-    policy can do enters only through the context.
+    Features of a prompt depend on the prompt alone, so they are computed once and cached (``cache``); the policy enters
+    only through the context.
     """
 
     def __init__(self, config: ValueModelConfig, backbone: Backbone, adapter: Adapter, head: InContextHead):
@@ -52,7 +57,7 @@ class ValueModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the adapter, and with it the whole model, lives."""
+        """Device of the head's parameters; the whole model is on one device."""
         return next(self.head.network.parameters()).device
 
     def predict(
@@ -62,8 +67,8 @@ class ValueModel(nn.Module):
 
         Args:
             context_prompts: prompts the policy was measured on.
-            context_scores: their mean outcome rewards in [-1, 1]; from 0 on a prompt counts as a success.
-            prompts: the prompts asked for.
+            context_scores: their mean outcome rewards in [-1, 1]; a score of at least 0 counts as a success.
+            prompts: the prompts to predict.
 
         Raises:
             ContextError: the context is empty, of one class, of unequal lengths, or a score is not in [-1, 1].
@@ -82,10 +87,11 @@ class ValueModel(nn.Module):
             start = end
         return answers
 
-    @torch.inference_mode(False)  # tensors made in inference mode could never be trained on, and these are kept
+    # Inference mode is off: autograd cannot use tensors created in it, and the cache returns these to later callers.
+    @torch.inference_mode(False)
     @torch.no_grad()
     def features(self, prompts: Sequence[str]) -> Tensor:
-        """Features of each prompt, float32 on the CPU, shape (prompts, F)."""
+        """Features of each prompt, float32 on the CPU, shape (prompts, F), no gradient."""
         found = self.cache.get(prompts, self._embed)
         return torch.stack(found) if found else torch.zeros(0, self.adapter.width)
 
@@ -96,7 +102,7 @@ class ValueModel(nn.Module):
         Raises:
             ContextError: the context is empty, of one class, or all its prompts have the same features.
         """
-        _require_both_classes(labels_c)
+        _check_both_classes(labels_c)
         if (context_cf == context_cf[0]).all():
             raise ContextError(f"the {len(context_cf)} prompts of the context have the same features: nothing to learn")
         if not len(queries_qf):
@@ -111,39 +117,35 @@ class ValueModel(nn.Module):
 
     @property
     def identity(self) -> str:
-        """Digest of the config and of every tensor: equal for two loads of one checkpoint, on whatever machine."""
+        """Digest of the config and of every tensor: equal for two loads of one checkpoint, on any machine."""
         digest = blake2b(self.config.to_json().encode(), digest_size=12)
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            # The bytes themselves: sums would depend on a machine's number of threads.
+            # The bytes, not sums of them, which would depend on the number of threads.
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def save_pretrained(self, path: str | os.PathLike, card: str | None = None) -> None:
-        """See :func:`value_model.checkpoint.save`."""
-        from value_model.checkpoint import save
-
-        save(self, path, card)
+    def save_pretrained(self, path: str | os.PathLike, model_card: str | None = None) -> None:
+        """Write this model to a folder, see :func:`value_model.checkpoint.save_parts`."""
+        save_parts(ModelParts(self.config, self.backbone, self.adapter, self.head), path, model_card)
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike | None = None, backbone: str | None = None) -> ValueModel:
-        """See :func:`value_model.checkpoint.load`; without a path, the small model of this package."""
-        from value_model.checkpoint import load
-
-        return load(path, backbone)
+        """Read a model, see :func:`value_model.checkpoint.load_parts`; None is the small model of this package."""
+        return cls(*load_parts(path, backbone))
 
     def _embed(self, prompts: list[str]) -> list[Tensor]:
         features: list[Tensor] = [torch.empty(0)] * len(prompts)
-        with _evaluation(self):
+        with _eval_mode(self):
             for indices, states_btd, mask_bt in self.backbone.batches(prompts):
                 for index, row in zip(indices, self.adapter(states_btd, mask_bt).float().cpu(), strict=True):
-                    features[index] = row.clone()  # a row alone would keep its whole batch alive
+                    features[index] = row.clone()  # a view of the batch would keep the whole batch in memory
         return features
 
 
 @contextmanager
-def _evaluation(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every part is in the mode it was in."""
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards every submodule is in its previous mode."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -154,10 +156,10 @@ def _evaluation(module: nn.Module) -> Iterator[None]:
 
 
 def hard_labels(prompts: Sequence[str], scores: Sequence[float]) -> np.ndarray:
-    """Labels the head learns from in context: score >= 0, shape (context,).
+    """The context's class labels for the head: score >= 0, shape (context,).
 
     Raises:
-        ContextError: lengths differ, nothing is given, a score is not in [-1, 1], or there is only one class.
+        ContextError: lengths differ, the context is empty, a score is not in [-1, 1], or there is only one class.
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.shape != (len(prompts),):
@@ -167,12 +169,12 @@ def hard_labels(prompts: Sequence[str], scores: Sequence[float]) -> np.ndarray:
         raise ContextError(
             f"context score {values[wrong][0]} of {str(list(prompts)[wrong.argmax()])!r} is not in [-1, 1]"
         )
-    labels = values >= 0
-    _require_both_classes(labels)
+    labels = hard_label(values)
+    _check_both_classes(labels)
     return labels
 
 
-def _require_both_classes(labels: np.ndarray) -> None:
+def _check_both_classes(labels: np.ndarray) -> None:
     if not len(labels) or labels.all() or not labels.any():
         found = "empty" if not len(labels) else "all success" if labels.all() else "all failure"
         raise ContextError(f"the context of {len(labels)} prompts is {found}: it must hold both classes")

@@ -1,14 +1,14 @@
-"""Query-performance trajectories: how well one policy did on one prompt at one training step.
+"""Query-performance trajectories: mean outcomes of one policy on one prompt at one training step.
 
 ``python -m value_model.trajectories RUN... --out DIR`` reads what runs recorded and splits it by prompt:
 
-- ``train.parquet``: training prompts. It serves as queries to learn from *and* as the pool that contexts are drawn
-  from: the context of a (model, step) is a random sample of that group's training prompts, topped up from the
-  newest earlier steps of the same model where the step has too few (:func:`value_model.evaluate.tasks_from`);
-- ``validation.parquet`` (and ``test.parquet``): prompts that are in no other file. They are only ever queries, asked
-  with a context from ``train.parquet``;
-- ``heldout_models.parquet``: every row of the models that training must not see, both kinds of prompts; the same
-  split by prompt parts it into contexts and queries;
+- ``train.parquet``: training prompts. They are training queries *and* the pool that contexts are drawn from: the
+  context of a (model, step) is a random sample of that group's training prompts, filled up from the newest earlier
+  steps of the same model where the step has too few (:func:`value_model.evaluation.tasks.tasks_from`);
+- ``validation.parquet`` (and ``test.parquet``): prompts that are in no other file. They are used as queries only, with
+  a context from ``train.parquet``;
+- ``heldout_models.parquet``: every row of the models excluded from training, both kinds of prompts; the same split by
+  prompt divides it into contexts and queries;
 - ``splits.json``: the settings and counts.
 """
 
@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +23,9 @@ import pandas as pd
 from pandas.api import types
 from rich.console import Console
 from rich.table import Table
+
+from value_model.conversions import success_of_reward
+from value_model.files import replaced, write_json
 
 KEY = ["model", "step", "prompt_id"]
 TEXT = ["model", "prompt_id", "prompt", "data_source"]
@@ -34,12 +35,12 @@ SPLITS = ("train", "validation", "test", HELDOUT_MODELS)
 
 
 class TrajectoryError(ValueError):
-    """A trajectory table that cannot be used; the message names file, column and row."""
+    """An invalid trajectory table; the message names file, column and row."""
 
 
 def success(table: pd.DataFrame) -> pd.Series:
     """Success rate of each row, in [0, 1]."""
-    return (table["score"] + 1) / 2
+    return success_of_reward(table["score"])
 
 
 def check(table: pd.DataFrame, source: str = "table") -> pd.DataFrame:
@@ -47,8 +48,8 @@ def check(table: pd.DataFrame, source: str = "table") -> pd.DataFrame:
 
     Args:
         table: model, prompt_id, prompt, data_source (text), step (int >= 0), score (in [-1, 1]), n (int >= 1);
-            further columns are left out.
-        source: what to call the table in an error, such as its file.
+            further columns are dropped.
+        source: name of the table in error messages, such as its file.
 
     Raises:
         TrajectoryError: a column is missing or of another type, a value is out of range, or one id has two texts.
@@ -59,20 +60,20 @@ def check(table: pd.DataFrame, source: str = "table") -> pd.DataFrame:
     table = table[COLUMNS]
     for column in TEXT:
         is_text = table[column].map(lambda value: isinstance(value, str))
-        _require(table, is_text, column, source, "text")
+        _check_rows(table, is_text, column, source, "text")
     for column, least in (("step", 0), ("n", 1)):
-        _require_whole(table, column, source, least)
+        _check_whole_numbers(table, column, source, least)
     if not types.is_numeric_dtype(table["score"]):
         raise TrajectoryError(f"{source}: column 'score' holds {table['score'].dtype}, expected numbers in [-1, 1]")
-    _require(table, table["score"].between(-1, 1), "score", source, "a mean outcome reward in [-1, 1]")
-    _require_one_text_per_id(table, source)
+    _check_rows(table, table["score"].between(-1, 1), "score", source, "a mean outcome reward in [-1, 1]")
+    _check_one_text_per_id(table, source)
     return table.astype({"step": "int64", "n": "int64", "score": "float64"})
 
 
 def read_trajectories(paths: Iterable[str | Path]) -> pd.DataFrame:
     """All rows of all paths, sorted by (model, step, prompt_id), each such key once.
 
-    Where a key comes more than once, the row with the most rollouts stays (of equals, the last one read).
+    Where a key occurs more than once, the row with the most rollouts is kept (of equals, the last one read).
 
     Args:
         paths: parquet files, jsonl files, or folders of runs, searched for ``trajectories/step_*.parquet``.
@@ -80,30 +81,24 @@ def read_trajectories(paths: Iterable[str | Path]) -> pd.DataFrame:
     Raises:
         TrajectoryError: nothing was found at a path, or a file fails :func:`check`.
     """
-    files = [file for path in paths for file in _files(Path(path))]
+    files = [file for path in paths for file in _trajectory_files(Path(path))]
     if not files:
         raise TrajectoryError("no path given; name parquet files, jsonl files or run folders")
-    table = pd.concat([check(_read(file), str(file)) for file in files], ignore_index=True)
-    _require_one_text_per_id(table, "the files together")
+    table = pd.concat([check(_read_file(file), str(file)) for file in files], ignore_index=True)
+    _check_one_text_per_id(table, "the files together")
     newest = table.sort_values("n", kind="stable").drop_duplicates(KEY, keep="last")
     return newest.sort_values(KEY, ignore_index=True)
 
 
 def write_trajectories(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a checked table as parquet; readers see the old file or the whole new one.
+    """Write a checked table as parquet; readers see the old file or the complete new one.
 
     Raises:
         TrajectoryError: the table fails :func:`check`.
     """
-    path = Path(path)
     checked = check(table, f"table for {path}")
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with replaced(path) as partial:
         checked.to_parquet(partial, index=False)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def split_by_prompt(
@@ -111,20 +106,20 @@ def split_by_prompt(
 ) -> dict[str, pd.DataFrame]:
     """Split into frames that share no prompt.
 
-    A prompt's split is a hash of (seed, its text) alone: it stays where it is when data arrive or leave, and the
-    same text is in one split in every model and step. Fractions are therefore met in expectation only.
+    A prompt's split is a hash of (seed, its text) alone: it does not change when rows are added or removed, and the
+    same text is in the same split for every model and step. Fractions are therefore met in expectation only.
 
     Args:
         table: as :func:`read_trajectories` gives it.
         fractions: name of a split -> share of the prompts, such as ``{"train": 0.8, "validation": 0.2}``; sum 1.
-        seed: another seed, another split.
+        seed: of the hash.
         holdout_models: models whose rows all go to ``"heldout_models"`` instead.
 
     Returns:
         Split -> rows; ``"heldout_models"`` only if any are named.
 
     Raises:
-        ValueError: fractions that are no shares of 1, a held-out model that is not in the table, or no other model.
+        ValueError: fractions are negative or do not sum to 1, a held-out model is not in the table, or none is left.
     """
     if min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1) > 1e-9:
         raise ValueError(f"fractions={dict(fractions)} must each be at least 0 and sum to 1")
@@ -136,7 +131,7 @@ def split_by_prompt(
     return frames
 
 
-def counts(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def split_counts(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Rows, prompts, models, (model, step) groups, rollouts and mean success rate of each split."""
     rows = {
         name: {
@@ -152,12 +147,12 @@ def counts(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _files(path: Path) -> list[Path]:
+def _trajectory_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise TrajectoryError(f"{path}: no such file or folder")
-    # A folder of steps may be named itself.
+    # The path may be the folder of steps itself.
     found = set(path.rglob("trajectories/step_*.parquet"))
     found |= set(path.glob("step_*.parquet")) if path.name == "trajectories" else set()
     if not found:
@@ -165,29 +160,29 @@ def _files(path: Path) -> list[Path]:
     return sorted(found)
 
 
-def _read(file: Path) -> pd.DataFrame:
+def _read_file(file: Path) -> pd.DataFrame:
     if file.suffix == ".parquet":
         return pd.read_parquet(file)
     if file.suffix == ".jsonl":
-        # Without dtype=False pandas makes numbers of ids such as "007".
+        # Without dtype=False pandas converts ids such as "007" to numbers.
         return pd.read_json(file, lines=True, dtype=False, convert_dates=False, precise_float=True)
     raise TrajectoryError(f"{file}: suffix {file.suffix!r} is neither .parquet nor .jsonl")
 
 
-def _require(table: pd.DataFrame, good: pd.Series, column: str, source: str, wanted: str) -> None:
+def _check_rows(table: pd.DataFrame, good: pd.Series, column: str, source: str, wanted: str) -> None:
     if not good.all():
         row = int((~good.to_numpy()).argmax())
         value = table[column].iloc[row]
         raise TrajectoryError(f"{source}: column {column!r}, row {row} (from 0): {value!r} is not {wanted}")
 
 
-def _require_whole(table: pd.DataFrame, column: str, source: str, least: int) -> None:
+def _check_whole_numbers(table: pd.DataFrame, column: str, source: str, least: int) -> None:
     if len(table) and not types.is_integer_dtype(table[column]):
         raise TrajectoryError(f"{source}: column {column!r} holds {table[column].dtype}, expected whole numbers")
-    _require(table, table[column] >= least, column, source, f"a whole number of at least {least}")
+    _check_rows(table, table[column] >= least, column, source, f"a whole number of at least {least}")
 
 
-def _require_one_text_per_id(table: pd.DataFrame, source: str) -> None:
+def _check_one_text_per_id(table: pd.DataFrame, source: str) -> None:
     pairs = table.drop_duplicates(["prompt_id", "prompt"])
     again = pairs[pairs["prompt_id"].duplicated()]
     if len(again):
@@ -215,7 +210,8 @@ def _split_of(text: str, fractions: Mapping[str, float], seed: int) -> str:
         if position < fraction:
             return name
         position -= fraction
-    return max(fractions, key=fractions.__getitem__)  # the fractions' rounding error
+    # Rounding can make the fractions sum to slightly less than 1.
+    return max(fractions, key=fractions.__getitem__)
 
 
 def write_splits(frames: Mapping[str, pd.DataFrame], folder: Path, settings: Mapping[str, object]) -> None:
@@ -225,12 +221,12 @@ def write_splits(frames: Mapping[str, pd.DataFrame], folder: Path, settings: Map
             write_trajectories(frames[name], folder / f"{name}.parquet")
         else:
             (folder / f"{name}.parquet").unlink(missing_ok=True)
-    summary = {"settings": dict(settings), "counts": counts(frames).to_dict(orient="index")}
-    (folder / "splits.json").write_text(json.dumps(summary, indent=2) + "\n")
+    summary = {"settings": dict(settings), "counts": split_counts(frames).to_dict(orient="index")}
+    write_json(folder / "splits.json", summary, indent=2)
 
 
-def _show(frames: Mapping[str, pd.DataFrame], console: Console) -> None:
-    summary = counts(frames)
+def _print_split_counts(frames: Mapping[str, pd.DataFrame], console: Console) -> None:
+    summary = split_counts(frames)
     table = Table(title="Trajectories by split")
     table.add_column("split")
     for column in summary:
@@ -266,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = {"fractions": fractions, "seed": args.seed, "holdout_models": args.holdout_model}
     write_splits(frames, args.out, {**settings, "runs": [str(run) for run in args.runs]})
     console = Console()
-    _show(frames, console)
+    _print_split_counts(frames, console)
     console.print(f"written to {args.out}")
 
 

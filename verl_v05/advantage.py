@@ -130,7 +130,8 @@ def baseline_mse(
     others = k[group] - 1
     mean = xp.clip((total[group] - rewards) / others, -1.0, 1.0)
     variance = (total_sq[group] - total[group] ** 2 / k[group]) / others
-    return tuple(float(xp.mean((rewards - b) ** 2 - variance)) for b in (fused, mean))
+    fused_error, mean_error = (float(xp.mean((rewards - b) ** 2 - variance)) for b in (fused, mean))
+    return fused_error, mean_error
 
 
 def _checked(belief: Belief | Array, fusion: FusionMethod) -> Belief:

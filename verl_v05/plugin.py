@@ -58,6 +58,8 @@ class RegisterWithVerl(MetaPathFinder):
         if fullname not in FOLLOWERS:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:  # verl is not there, or not as a package of files
+            return spec
         spec.loader = _ThenImport(spec.loader, FOLLOWERS[fullname])
         return spec
 

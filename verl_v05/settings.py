@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -135,7 +135,7 @@ def load_settings(config: DictConfig) -> V05Settings:
         raise SettingsError(f"{KEY}={group!r} is not allowed: choose a preset with a slash, algorithm/v05={group}")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(V05Settings), group)
-        return OmegaConf.to_object(merged)
+        return cast(V05Settings, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise SettingsError(_explain(error)) from error
 

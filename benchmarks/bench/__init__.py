@@ -2,4 +2,4 @@
 
 
 class BenchError(Exception):
-    """What the command line prints as one readable message."""
+    """An error of the user's input; the command line prints its message without a traceback."""

@@ -10,12 +10,13 @@ import argparse
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -25,10 +26,10 @@ from rich.panel import Panel
 from benchmarks.bench import BenchError
 from benchmarks.bench.checkpoint import find_model, fingerprint
 from benchmarks.bench.engine import Sampling, SglangEngine, check_lengths, engine_arguments, tokenize
-from benchmarks.bench.problems import BENCHMARKS, digest, draw, read_benchmark
+from benchmarks.bench.generation import generate_and_grade
+from benchmarks.bench.problems import BENCHMARKS, Problem, digest, draw, read_benchmark
 from benchmarks.bench.queue import requests, stable_seed
-from benchmarks.bench.report import machine, markdown, measure, select, throughput, write_result
-from benchmarks.bench.run import finish
+from benchmarks.bench.results_page import machine, markdown, measure, requested_samples, throughput, write_result
 from benchmarks.bench.samples import SampleStore
 from benchmarks.bench.small_model import NAME, make_small_model
 
@@ -37,7 +38,7 @@ RUNS = Path("runs/bench")
 
 @dataclass(frozen=True)
 class Amount:
-    """How much is asked where the command line does not say; None problems is all of a benchmark."""
+    """Defaults of the command line; None problems is all of a benchmark."""
 
     problems: int | None
     samples: int
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def choose_amount(args: argparse.Namespace, default: Amount) -> Amount:
-    """What the command line says, filled up.
+    """The amounts of the command line, with defaults for those not given.
 
     Raises:
         BenchError: out of range.
@@ -89,15 +90,27 @@ def choose_amount(args: argparse.Namespace, default: Amount) -> Amount:
 
 
 def grader_fingerprint() -> str:
-    """Hash of what grades; samples graded by different graders do not belong together."""
+    """Hash of the grader's code and libraries; samples of different graders must not be mixed."""
     total = hashlib.sha256(f"{version('math-verify')} {version('sympy')}".encode())
     for path in sorted(Path(str(files("verl_v05.grading"))).rglob("*.py")):
         total.update(path.read_bytes())
     return total.hexdigest()[:16]
 
 
+def measurement_fingerprint(
+    model: Path, sampling: Sampling, benchmarks: Mapping[str, Sequence[Problem]]
+) -> dict[str, Any]:
+    """What must not change between sessions that share a folder: nested, for messages about what differs."""
+    return {
+        "model": fingerprint(model),
+        "sampling": asdict(sampling),
+        "grader": grader_fingerprint(),
+        "data": {name: digest(problems) for name, problems in benchmarks.items()},
+    }
+
+
 def announce(model: str, amount: Amount, args: argparse.Namespace, console: Console) -> None:
-    """Say what a machine without a GPU measures instead."""
+    """Print what a machine without a GPU measures instead."""
     console.print(
         Panel(
             f"model        {model}\n"
@@ -133,12 +146,7 @@ def bench(args: argparse.Namespace, console: Console) -> None:
     drawn = {b: draw(problems, amount.problems, args.seed) for b, problems in whole.items()}
     asked = requests(drawn, amount.samples, args.seed)
     folder = find_model(args.model, args.revision) if args.model else make_small_model(RUNS / "models" / NAME, console)
-    identity = {
-        "model": fingerprint(folder),
-        "sampling": asdict(sampling),
-        "grader": grader_fingerprint(),
-        "data": {b: digest(problems) for b, problems in whole.items()},
-    }
+    identity = measurement_fingerprint(folder, sampling, whole)
     out = args.out or RUNS / Path(name).name
     with closing(SampleStore(out, identity)) as store:
         queue = [r for r in asked if r.key not in store.finished]
@@ -150,14 +158,14 @@ def bench(args: argparse.Namespace, console: Console) -> None:
                 startup = time.perf_counter() - started
                 check_lengths(prompts, amount.max_tokens, engine.longest)
                 in_flight = args.in_flight or 2 * engine.capacity
-                finish(queue, finished, prompts, engine, store, in_flight, args.graders, console)
-        table = select(store.finished, asked)
+                generate_and_grade(queue, finished, prompts, engine, store, in_flight, args.graders, console)
+        table = requested_samples(store.finished, asked)
     result = {
         "model": name,
         "sample": any(len(drawn[b]) < len(whole[b]) for b in whole),
         "samples": amount.samples,
         "drawn": {b: f"{len(drawn[b])} of {len(whole[b])}" for b in whole},
-        "sampling": asdict(sampling),
+        "sampling": identity["sampling"],
         "benchmarks": measure(table, amount.samples, args.seed),
         "run": {
             **throughput(table),

@@ -18,10 +18,10 @@ import pandas as pd
 from rich.console import Console
 
 from benchmarks.bench import BenchError
-from benchmarks.bench.report import OVERALL, percent, span
+from benchmarks.bench.results_page import OVERALL, percent, span
 from benchmarks.bench.samples import differences
 from benchmarks.bench.statistics import holm, interval, mean_of_means, sign_flip
-from benchmarks.whole_file import write_text
+from value_model.files import write_text
 
 NOTE = (
     "Percent; differences in points to the first result, with a 95 % bootstrap interval over problems. p: sign-flip "

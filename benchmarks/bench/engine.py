@@ -1,4 +1,4 @@
-"""What generates: sglang in this process, on the GPUs of this machine or on its CPU."""
+"""Generation by sglang in this process, on the GPUs of this machine or on its CPU."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Completion:
 
 
 class Engine(Protocol):
-    """What the queue asks."""
+    """Interface that the queue needs."""
 
     async def generate(self, ids: Sequence[int], seed: int) -> Completion: ...
 
@@ -86,7 +86,7 @@ class SglangEngine:
         info = self.engine.get_server_info()
         states = info["internal_states"]
         self.capacity = sum(state["effective_max_running_requests_per_dp"] for state in states)
-        # The scheduler keeps two pages and two tokens back, and would cut a longer response without a word.
+        # The scheduler keeps two pages and two tokens back, and would silently cut a longer response.
         reserved = 2 * info["page_size"] + 2
         self.longest = min(self.engine.tokenizer_manager.context_len, info["max_total_num_tokens"]) - reserved
 

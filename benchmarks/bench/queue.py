@@ -63,7 +63,7 @@ def requests(benchmarks: Mapping[str, Sequence[Problem]], samples: int, seed: in
     return [Request(p, n, stable_seed(seed, p.benchmark, p.id, n)) for n in range(samples) for p in problems]
 
 
-async def work_off(
+async def process_requests(
     queue: Sequence[Request],
     prompts: Mapping[Problem, Sequence[int]],
     engine: Engine,
@@ -92,7 +92,7 @@ async def work_off(
         keep(sample_of(request, len(prompts[request.problem]), completion, verdict, session, seconds))
 
     async def ask(graders: asyncio.TaskGroup) -> None:
-        for request in waiting:  # shared: each request goes to whoever is free
+        for request in waiting:  # one iterator for all askers: each request goes to the next free one
             await unfinished.acquire()
             completion = await engine.generate(prompts[request.problem], request.seed)
             seconds = time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""The finished samples on disk: one line each, appended as they come, found again at the next start."""
+"""The finished samples on disk: one line each, appended as they finish and read at the next start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.bench import BenchError
-from benchmarks.whole_file import write_text
+from value_model.files import write_text
 
 FINGERPRINT = "fingerprint.json"
 FOLDER = "samples"
@@ -56,7 +56,7 @@ class SampleStore:
     def __init__(self, out: Path, fingerprint: Mapping[str, Any]):
         self.folder = out / FOLDER
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Closed by the kernel however the process ends, and not inherited by its workers.
+        # A lock of the kernel: released however the process ends, and not inherited by its workers.
         self._lock = (out / "lock").open("w")
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,7 +75,7 @@ class SampleStore:
         return 1 + max((s.session for s in self.finished.values()), default=0)
 
     def append(self, sample: Sample) -> None:
-        """Keep a sample; it survives the end of this process, however that comes."""
+        """Store a sample; it survives the end of this process, a kill included."""
         if sample.benchmark not in self._files:
             self._files[sample.benchmark] = (self.folder / f"{sample.benchmark}.jsonl").open("a")
         file = self._files[sample.benchmark]

@@ -20,7 +20,7 @@ def mean_of_means(*groups: np.ndarray, axis: int = -1) -> np.ndarray:
 def interval(groups: Sequence[np.ndarray], seed: int, resamples: int = RESAMPLES) -> tuple[float, float] | None:
     """95 % bootstrap interval (BCa) of ``mean_of_means``, problems drawn anew within each group.
 
-    None where it would say nothing: all problems of every group score alike, or a group has fewer than two.
+    None where it would carry no information: all problems of every group score alike, or a group has fewer than two.
 
     Args:
         groups: a score in [0, 1], or a difference in [-1, 1], of each problem; (n,) each.

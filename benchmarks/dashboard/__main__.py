@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.dashboard.html_page import NotesError, warnings, write_dashboard
 from benchmarks.dashboard.methods import REFERENCE, ConfigError
-from benchmarks.dashboard.page import NotesError, warnings, write_dashboard
 from benchmarks.dashboard.runs import RunError, read_runs
 
 

@@ -6,19 +6,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from benchmarks.dashboard import panels
 from benchmarks.dashboard.methods import REFERENCE, Style, styles
 from benchmarks.dashboard.panels import Axis, Curve, Stack
 from benchmarks.dashboard.runs import Comparison, Run
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
 
 Groups = Mapping[str, Sequence[Run]]
 Lines = Mapping[str, pd.DataFrame]  # by method: index x, columns mean and sd
@@ -32,11 +29,11 @@ PRIOR_COLOURS = {"accepted": "#009E73", "rejected": "#D55E00", "missing": "#BBBB
 
 
 class MissingDataError(Exception):
-    """The runs hold nothing for a figure; the message says what it would need."""
+    """The runs lack the data of a figure; the message names them."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class FigurePlan:
     """A figure: ``name`` is that of its file; ``draw`` raises MissingDataError."""
 
     name: str
@@ -232,7 +229,7 @@ def _label_ends(axis: plt.Axes, lines: Lines, style: Mapping[str, Style]) -> Non
     ends = sorted((line["mean"].iloc[-1], method) for method, line in lines.items())
     low, high = axis.get_ylim()
     wanted = [(y - low) / (high - low) for y, _ in ends]
-    for place, (y, method) in zip(apart(wanted, gap=0.06), ends, strict=True):
+    for place, (y, method) in zip(spread_apart(wanted, gap=0.06), ends, strict=True):
         axis.annotate(
             method,
             xy=(lines[method].index[-1], y),
@@ -245,7 +242,7 @@ def _label_ends(axis: plt.Axes, lines: Lines, style: Mapping[str, Style]) -> Non
         )
 
 
-def apart(places: Sequence[float], gap: float) -> list[float]:
+def spread_apart(places: Sequence[float], gap: float) -> list[float]:
     """Increasing places in [0, 1] moved as little as keeps them ``gap`` apart and, if they fit, not above 1."""
     result: list[float] = []
     for place in places:
@@ -266,14 +263,14 @@ def _part_colours(names: Sequence[str]) -> dict[str, object]:
 OVER_SEEDS = "Lines are means over seeds, bands one sample standard deviation."
 
 PLANS = (
-    Plan(
+    FigurePlan(
         "figure_1",
         "Figure 1: validation accuracy against steps",
         f"Accuracy on each benchmark. {OVER_SEEDS} V0.5 without extra rollouts is in Figure 5.",
         lambda c: draw_accuracy(c, _full(c), panels.STEPS),
     ),
     *(
-        Plan(
+        FigurePlan(
             panel.name,
             f"{panel.title} against steps",
             f"`{panel.metric}` at every training step, not smoothed. {OVER_SEEDS}",
@@ -281,14 +278,14 @@ PLANS = (
         )
         for panel in (panels.GRADIENT_NORM, panels.ENTROPY)
     ),
-    Plan(
+    FigurePlan(
         "figure_5",
         "Figure 5: V0.5 with a fixed number of rollouts against GRPO-16",
         f"Accuracy against steps; V0.5 with k rollouts for every prompt and no more. {OVER_SEEDS}",
         draw_fixed,
     ),
     *(
-        Plan(
+        FigurePlan(
             f"accuracy_by_{axis.name}",
             f"Validation accuracy against {what}",
             f"All methods, at the mean over seeds of what they had spent when they were validated. {OVER_SEEDS}",
@@ -296,26 +293,26 @@ PLANS = (
         )
         for axis, what in zip(panels.AXES[1:], ("rollouts", "response tokens", "wall time"), strict=True)
     ),
-    Plan(
+    FigurePlan(
         panels.GROUP_SIZES.name,
         panels.GROUP_SIZES.title,
         "Share of the step's prompts with k scored rollouts, mean over seeds; V0.5 with extra rollouts.",
         lambda c: draw_stack(c, _full(c), panels.GROUP_SIZES, "no run of V0.5 with extra rollouts"),
     ),
-    Plan(
+    FigurePlan(
         panels.PRIORS.name,
         panels.PRIORS.title,
         "Share of the step's prompts whose prior was within the noise of its rollouts (accepted), beyond it (rejected) "
         "or not there (missing), mean over seeds.",
         lambda c: draw_stack(c, _methods(c), panels.PRIORS, "no run of V0.5"),
     ),
-    Plan(
+    FigurePlan(
         "baseline_mse",
         "Squared error of the baseline",
         f"Leave-one-out estimate, fused baseline against the mean of the same rollouts. {OVER_SEEDS}",
         draw_baseline_error,
     ),
-    Plan(
+    FigurePlan(
         panels.RESPONSE_LENGTH.name,
         f"{panels.RESPONSE_LENGTH.title} against steps",
         f"`{panels.RESPONSE_LENGTH.metric}` of the training rollouts. {OVER_SEEDS}",

@@ -12,9 +12,33 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 V05 = "v05"
-OSLA_SCHEDULES = ("streaming", "rounds")
+FIXED_SCHEDULE = "fixed"
 REFERENCE = "GRPO-16"
+ESTIMATOR, FILTERED = "algorithm.adv_estimator", "algorithm.filter_groups.enable"
+SCHEDULE, ALLOCATION = "algorithm.v05.schedule", "algorithm.v05.allocation"
 ROLLOUTS_A_PROMPT = "actor_rollout_ref.rollout.n"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A setting of V0.5 other than the paper's, and how runs with it are named."""
+
+    suffix: str  # of the method in recipes/demo/run.sh, which takes several in the order of VARIANTS
+    key: str
+    value: str
+    label: str  # at the end of the method's name in figures and tables; "" where that does not show it
+    name: str
+
+
+VARIANTS = VALUE_MODEL_PRIOR, NO_PRIOR, EMPIRICAL_BAYES, LEAVE_ONE_OUT = (
+    Variant("_v0", "algorithm.v05.prior.provider", "v0", "", "value model as the prior"),
+    Variant("_none", "algorithm.v05.prior.provider", "none", "", "no prior"),
+    Variant("_eb", "algorithm.v05.fusion", "empirical_bayes", "EB", "empirical-Bayes fusion"),
+    Variant("_loo", "algorithm.v05.baseline", "leave_one_out", "LOO", "leave-one-out baseline"),
+)
+LABELLED = tuple(variant for variant in VARIANTS if variant.label)
+# Runs that agree in these keys are of one method; the seed is not among them.
+METHOD_KEYS = (ESTIMATOR, SCHEDULE, ALLOCATION, *(v.key for v in LABELLED), ROLLOUTS_A_PROMPT, FILTERED)
 
 # Shown for each run, and compared between the runs of a method.
 SHOWN = {
@@ -26,7 +50,7 @@ SHOWN = {
     "max response": "data.max_response_length",
     "k_max": "algorithm.v05.k_max",
     "cost": "algorithm.v05.cost",
-    "prior": "algorithm.v05.prior.provider",
+    "prior": NO_PRIOR.key,
 }
 
 
@@ -41,7 +65,7 @@ class Setup:
     estimator: str
     schedule: str | None  # of V0.5; None elsewhere
     allocation: str  # of V0.5, as the label has it
-    fusion: str  # what of V0.5's fusion differs from the paper's, as the label has it; "" elsewhere
+    variants: tuple[Variant, ...]  # of V0.5, those in the label
     filtered: bool  # prompts whose rollouts all agree are left out and replaced (DAPO)
     prompts: int  # prompts trained on, a step
     group: int
@@ -52,8 +76,8 @@ class Setup:
     def label(self) -> str:
         """Name of the method in every figure and table."""
         if self.estimator == V05:
-            dynamic = f"V0.5 {self.allocation} ({self.schedule})"
-            return (f"V0.5 fixed k={self.group}" if self.fixed else dynamic) + self.fusion
+            rollouts = f"fixed k={self.group}" if self.fixed else f"{self.allocation} ({self.schedule})"
+            return " ".join(["V0.5", rollouts, *(variant.label for variant in self.variants)])
         if self.estimator == "gae":
             return "PPO"
         if self.estimator == "grpo" and self.filtered:
@@ -63,7 +87,7 @@ class Setup:
     @property
     def fixed(self) -> bool:
         """Whether this is V0.5 without extra rollouts."""
-        return self.estimator == V05 and self.schedule not in OSLA_SCHEDULES
+        return self.estimator == V05 and self.schedule == FIXED_SCHEDULE
 
 
 def read_setup(path: Path) -> Setup:
@@ -80,26 +104,20 @@ def read_setup(path: Path) -> Setup:
             raise ConfigError(f"{path} has no {key}: this needs the composed config of a run of verl.trainer.main_ppo")
         return value
 
-    estimator = str(need("algorithm.adv_estimator"))
+    estimator = str(need(ESTIMATOR))
     seed = _value(config, "data.seed", path)
     shown = {name: _value(config, key, path) for name, key in SHOWN.items()}
     return Setup(
         estimator=estimator,
-        schedule=str(need("algorithm.v05.schedule")) if estimator == V05 else None,
-        allocation="posterior" if _value(config, "algorithm.v05.allocation", path) == "posterior" else "OSLA",
-        fusion=_fusion(config, path),
-        filtered=bool(_value(config, "algorithm.filter_groups.enable", path)),
+        schedule=str(need(SCHEDULE)) if estimator == V05 else None,
+        allocation="posterior" if _value(config, ALLOCATION, path) == "posterior" else "OSLA",
+        variants=tuple(v for v in LABELLED if _value(config, v.key, path) == v.value),
+        filtered=bool(_value(config, FILTERED, path)),
         prompts=int(need("data.train_batch_size")),
         group=int(need(ROLLOUTS_A_PROMPT)),
         seed=None if seed is None else int(seed),
         shown={name: "" if value is None else str(value).rstrip("/").split("/")[-1] for name, value in shown.items()},
     )
-
-
-def _fusion(config: DictConfig, path: Path) -> str:
-    beta = _value(config, "algorithm.v05.fusion", path) == "empirical_bayes"
-    left_out = _value(config, "algorithm.v05.baseline", path) == "leave_one_out"
-    return " EB" * beta + " LOO" * left_out
 
 
 def _value(config: DictConfig, key: str, path: Path) -> Any:
@@ -118,7 +136,7 @@ class Style:
     line: str = "-"
 
 
-# Okabe and Ito's colours, which the colour-blind tell apart; the fixed sizes are one hue, darker as k grows.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; the fixed sizes are one hue, darker as k grows.
 STYLES = {
     "V0.5 OSLA (streaming)": Style("#0072B2", "o"),
     "V0.5 OSLA (rounds)": Style("#56B4E9", "s"),

@@ -1,4 +1,4 @@
-"""What is drawn against what: the panels that the figures and the wandb report share."""
+"""Panels that the figures and the wandb report share: metrics and their axes."""
 
 from __future__ import annotations
 

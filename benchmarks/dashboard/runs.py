@@ -119,7 +119,7 @@ def read_argument(argument: str) -> Run:
 
 
 def read_run(folder: Path, label: str | None = None, seed: int | None = None) -> Run:
-    """Read ``metrics.jsonl`` and hydra's config; ``label`` and ``seed`` replace what the config says.
+    """Read ``metrics.jsonl`` and hydra's config; ``label`` and ``seed`` replace those of the config.
 
     Raises:
         RunError: a file is missing, unreadable or without a training step.

@@ -16,15 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.dashboard import panels
-from benchmarks.dashboard.methods import ROLLOUTS_A_PROMPT
+from benchmarks.dashboard.methods import METHOD_KEYS
 from benchmarks.dashboard.panels import Axis
 from benchmarks.dashboard.runs import ACCURACY
 
 NOT_READY = 2  # exit status
 STEP = "Step"  # wandb's own, which verl sets to the training step
 GRID_WIDTH, WIDTH, HEIGHT = 24, 8, 8  # of a row and of a panel, in wandb's units
-# Together these keys of a run's config are one method; the seed is not among them.
-METHOD_KEYS = ("algorithm.adv_estimator", "algorithm.v05.schedule", ROLLOUTS_A_PROMPT, "algorithm.filter_groups.enable")
 PROJECT = re.compile(r"^(?P<entity>[^/\s]+)/(?P<project>[^/\s]+)$")
 
 NO_ACCOUNT = """\
@@ -101,8 +99,8 @@ def logged_metrics(path: str) -> set[str]:
     return {name for run in wandb.Api().runs(path) for name in run.summary.keys()}
 
 
-def why_not(offline: bool, logged_in: bool, library: bool) -> str | None:
-    """What keeps a report from being written, and what to do; None if nothing does."""
+def missing_requirement(offline: bool, logged_in: bool, library: bool) -> str | None:
+    """Message about what is missing to write a report; None if nothing is."""
     if offline or not logged_in:
         return NO_ACCOUNT
     return None if library else NO_LIBRARY
@@ -121,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{args.project!r} is not ENTITY/PROJECT, for example my-team/v05")
     offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
     library = importlib.util.find_spec("wandb_workspaces") is not None
-    if reason := why_not(offline, _logged_in(), library):
+    if reason := missing_requirement(offline, _logged_in(), library):
         print(reason, file=sys.stderr)
         return NOT_READY
     sections = report_sections(logged_metrics(args.project))
@@ -133,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _logged_in() -> bool:
-    """Whether wandb finds a key, in WANDB_API_KEY or of an earlier login; asks nobody, and nothing on the network."""
+    """Whether wandb finds a key, in WANDB_API_KEY or of an earlier login; without a prompt or a network request."""
     import wandb
 
     return wandb.login(prompt=False, verify=False)

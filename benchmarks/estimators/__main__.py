@@ -15,11 +15,12 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.estimators import advantage_gradients, catalogue, error_simulation, error_tables, priors, summary
 from benchmarks.estimators import allocations as rules
-from benchmarks.estimators import catalogue, gradient, priors, report, simulation, summary, tables
 from benchmarks.estimators.catalogue import Case
+from benchmarks.estimators.estimators_page import Measurements, write
 from benchmarks.estimators.populations import GRID, measured_rates
-from benchmarks.v0_public import ROLLOUTS, load
+from benchmarks.value_model.v0_public import ROLLOUTS, load
 
 ALLOCATIONS = [
     *(f"k = {k}" for k in rules.FIXED),
@@ -36,7 +37,7 @@ GRADIENT_PROMPTS = 12
 
 @dataclass(frozen=True)
 class Size:
-    """How much is simulated."""
+    """Amount of simulation."""
 
     prompts: int = 512  # of a batch
     warm_up: int = 3  # batches of each sequence that are left out
@@ -51,9 +52,9 @@ class Size:
 
 
 def measure(
-    rows: pd.DataFrame, predictions: pd.DataFrame, methods: dict[str, gradient.Method], size: Size, seed: int
-) -> report.Found:
-    """Everything on the page.
+    rows: pd.DataFrame, predictions: pd.DataFrame, methods: dict[str, advantage_gradients.Method], size: Size, seed: int
+) -> Measurements:
+    """All numbers of the page.
 
     Args:
         rows: trajectories of the public data.
@@ -65,13 +66,13 @@ def measure(
     real_means = _means(real, size, size.warm_up + size.real_batches, size.real_sequences, seed)
     marginal = measured_rates(catalogue.counts(rows), ROLLOUTS)
     sharpest = [case for case in graded if case.distribution == catalogue.PUBLIC][:1]
-    return report.Found(
+    return Measurements(
         graded=summary.cells(_means(graded, size, *wide, seed)),
         real=summary.cells(real_means),
         visited=summary.cells(_means(list(catalogue.visited(rows)), size, *wide, seed)),
         real_means=real_means,
         learning=_learning(real[:1] + sharpest, size, seed),
-        gradients=gradient.run(
+        gradients=advantage_gradients.run(
             quantiles(marginal, GRADIENT_PROMPTS), methods, sizes=size.gradient_sizes, draws=size.draws, seed=seed
         ),
         quality=catalogue.fidelity(predictions),
@@ -90,7 +91,7 @@ def quantiles(marginal: np.ndarray, count: int) -> np.ndarray:
 def _means(cases: Sequence[Case], size: Size, batches: int, sequences: int, seed: int) -> pd.DataFrame:
     found = []
     for case in track(cases, f"{cases[0].distribution} and {len(cases) - 1} more"):
-        batch = simulation.run(
+        batch = error_simulation.run(
             case.population,
             case.name,
             ALLOCATIONS,
@@ -107,10 +108,10 @@ def _learning(cases: Sequence[Case], size: Size, seed: int) -> pd.DataFrame:
     found = []
     runs = [(case, *each) for case in cases for each in size.learning]
     for case, prompts, sequences in track(runs, "learning curves"):
-        batch = simulation.run(
+        batch = error_simulation.run(
             case.population,
             f"{case.name}, learning",
-            [tables.FOUR, rules.POSTERIOR],
+            [error_tables.FOUR, rules.POSTERIOR],
             prompts=prompts,
             batches=size.learning_batches,
             sequences=sequences,
@@ -124,9 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.estimators", description=__doc__.splitlines()[0])
     parser.add_argument("--public", required=True, type=Path, help="`data/` of a clone of Now-Join-Us/V0")
-    parser.add_argument("--prior-model", required=True, help="value model of benchmarks/value_model_public.sh")
+    parser.add_argument("--prior-model", required=True, help="value model of benchmarks/value_model/train_public.sh")
     parser.add_argument("--encoder", required=True, help="folder or hub id of all-MiniLM-L6-v2")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/estimators"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/estimators"))
     parser.add_argument(
         "--predictions",
         type=Path,
@@ -137,11 +138,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     rows = load(args.public, ["context"])
     predictions = priors.predictions(args.public, args.prior_model, args.encoder, args.predictions)
-    from benchmarks.estimators.verl_advantages import VERL_METHODS  # slow: after what may fail
+    from benchmarks.estimators.verl_advantages import (
+        VERL_METHODS,  # imports verl, for many seconds: after all that may fail
+    )
 
-    found = measure(rows, predictions, {**gradient.METHODS, **VERL_METHODS}, Size(), args.seed)
-    report.write(args.out, found)
-    Console().print(tables.markdown(tables.targets(found.real_means)), f"\n{args.out}/README.md written")
+    found = measure(rows, predictions, {**advantage_gradients.METHODS, **VERL_METHODS}, Size(), args.seed)
+    write(args.out, found)
+    Console().print(error_tables.markdown(error_tables.targets(found.real_means)), f"\n{args.out}/README.md written")
 
 
 if __name__ == "__main__":

@@ -1,41 +1,46 @@
-"""Who gets how many rollouts: the project's rules on arrays, whole batches at once.
-
-The rules themselves are those of :mod:`verl_v05.allocation`; the loop over rounds is that of
-:class:`verl_v05.rollout.schedule.Rounds` without its bookkeeping (a test holds the two against each other).
-"""
+"""Allocations of rollouts to whole batches: the product's own schedules, and the best possible ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from benchmarks.estimators.populations import Batch
 from benchmarks.estimators.posterior import Posterior
-from verl_v05.allocation import (
-    extra_rollouts,
-    hand_out,
-    marginal_return,
-    posterior_gain,
-    posterior_target,
-    rollout_target,
-)
-from verl_v05.calibration import Belief
-from verl_v05.fusion import squared_bias
-from verl_v05.fusion.empirical_bayes import fuse_beta, posterior_variance
+from value_model.conversions import reward_of_success, value_of_probability
+from verl_v05.allocation import ALLOCATIONS
+from verl_v05.fusion import Belief, ShrinkageFusion
+from verl_v05.fusion.empirical_bayes import EmpiricalBayesFusion
+from verl_v05.prior.query import Query
+from verl_v05.rollout.group import Group
+from verl_v05.rollout.schedule import SCHEDULES
+from verl_v05.settings import V05Settings
 
-K_INIT, K_MAX, STEP, COST = 4, 16, 2, 0.0039  # the paper's
+PAPER = V05Settings()
+K_INIT, K_MAX, STEP, COST = PAPER.k_init, PAPER.k_max, PAPER.step, PAPER.cost
 FIXED = (1, 2, 4, 8, K_MAX)
-HALT_SHARE, PAD_MULTIPLE = 0.25, 32
 OSLA, OSLA_ROUNDS, OSLA_TO_TARGET = "OSLA", "OSLA, halt at 25 %", "OSLA, to target"
 POSTERIOR, POSTERIOR_EQUAL = "posterior", "posterior, OSLA's rollouts"
 BAYES, BAYES_EQUAL = "Bayes", "Bayes, OSLA's rollouts"
 
+# Without halt, padding and cap, groups decide independently of each other: rounds allocate as streaming does, and
+# decide on all groups in one call.
+UNHALTED = {"halt_share": 0.0, "pad_multiple": 1}
+BETA = {"fusion": "empirical_bayes", "allocation": "posterior"}
+SCHEDULED = {
+    OSLA_ROUNDS: PAPER,
+    OSLA: V05Settings(**UNHALTED),
+    OSLA_TO_TARGET: V05Settings(**UNHALTED, step="to_target"),
+    POSTERIOR: V05Settings(**UNHALTED, **BETA),
+    POSTERIOR_EQUAL: V05Settings(**UNHALTED, **BETA, cost=0.0),  # and as many rollouts as OSLA, divided by gain
+}
+
 
 @dataclass(frozen=True)
-class Draw:
+class DrawnBatch:
     """A batch, the outcomes its prompts would have, and the moments that the outcomes seen so far imply.
 
     Attributes:
@@ -47,81 +52,46 @@ class Draw:
     posterior: Posterior
 
 
-def draw(rng: np.random.Generator, batch: Batch) -> Draw:
+def draw(rng: np.random.Generator, batch: Batch) -> DrawnBatch:
     """Outcomes of ``K_MAX`` rollouts of every prompt; which of them happen is the allocation's choice."""
     success = rng.random((len(batch.p), K_MAX)) < batch.p[:, None]
     counts = np.pad(success.cumsum(axis=1), ((0, 0), (1, 0)))
-    return Draw(batch, counts, Posterior(batch.density, K_MAX))
+    return DrawnBatch(batch, counts, Posterior(batch.density, K_MAX))
 
 
-Gain = Callable[[np.ndarray, np.ndarray], np.ndarray]  # as verl_v05.allocation.hand_out takes it
+class CalibratedElsewhere(EmpiricalBayesFusion):
+    """The fusion for beliefs whose calibration is not its own; they decide on rollouts before a first fit too."""
+
+    @property
+    def ready(self) -> bool:
+        return True
 
 
-class Demand(NamedTuple):
-    """What the rollouts so far say about more of them."""
-
-    target: np.ndarray  # k to stop at, (n,)
-    gain: Gain
-
-
-Ask = Callable[[np.ndarray, np.ndarray], Demand]  # of successes and k, (n,) each
-
-
-def osla_ask(prior: np.ndarray, cost: float = COST) -> Ask:
-    """Demand of one-step look-ahead (Eq. 12 and 36); ``prior`` is V, (n,)."""
-
-    def ask(successes: np.ndarray, k: np.ndarray) -> Demand:
-        bias_sq = squared_bias(2 * successes / k - 1, k, prior)
-        return Demand(rollout_target(bias_sq, cost), lambda i, nth: marginal_return(bias_sq[i], k[i] + nth))
-
-    return ask
-
-
-def posterior_ask(belief: Belief, cost: float = COST) -> Ask:
-    """Demand by the posterior variance under the calibrated Beta prior."""
-
-    def ask(successes: np.ndarray, k: np.ndarray) -> Demand:
-        strength = belief.strength
-        variance = posterior_variance(fuse_beta(2 * successes / k - 1, k, *belief).baseline, k, strength)
-        n = k + strength
-        return Demand(posterior_target(variance, n, k, cost), lambda i, nth: posterior_gain(variance[i], n[i], nth))
-
-    return ask
-
-
-def in_rounds(
-    counts: np.ndarray,
-    ask: Ask,
-    *,
-    step: int | None = STEP,
-    halt_share: float = 0.0,
-    pad_multiple: int = 1,
-    budget: int | None = None,
-    k_init: int = K_INIT,
-) -> np.ndarray:
-    """Rollouts of each prompt, (n,).
+def by_schedule(counts: np.ndarray, belief: Belief, settings: V05Settings) -> np.ndarray:
+    """Rollouts of each prompt under the product's schedule, (n,).
 
     Args:
-        counts: of :class:`Draw`.
-        ask: looks at the outcomes so far.
-        step: rollouts asked for at a time; None: all that is missing to the target.
-        halt_share: stop when a smaller share of the prompts asks. 0 and ``pad_multiple=1``: the streaming schedule.
-        pad_multiple: a round is padded to a multiple of it.
-        budget: rollouts of the batch, the first included; planned anew before every round.
+        counts: of :class:`DrawnBatch`.
+        belief: from before the rollouts, (n,); of Eq. 9's prior the strengths are not looked at.
+        settings: of fusion, allocation and schedule.
     """
-    n, k_max = len(counts), counts.shape[1] - 1
-    k = np.full(n, k_init)
-    while True:
-        target, gain = ask(counts[np.arange(n), k], k)
-        asked = extra_rollouts(k, k, target, k_max=k_max, step=step)
-        left = n * k_max if budget is None else budget - k.sum()
-        if budget is not None:
-            asked = np.minimum(asked, hand_out(left, k_max - k, gain))
-        if not asked.any() or (asked > 0).sum() < halt_share * n:
-            return k
-        missing = min(-asked.sum() % pad_multiple, left - asked.sum())
-        padding = hand_out(missing, k_max - k - asked, _later(gain, asked))
-        k = k + asked + padding
+    fusion = CalibratedElsewhere() if settings.fusion == "empirical_bayes" else ShrinkageFusion()
+    rule = ALLOCATIONS.resolve(settings.allocation)(settings.cost)
+    rewards = reward_of_success(np.diff(counts, axis=1).astype(float)).tolist()
+    groups = {
+        str(i): Group(str(i), Query(str(i), "", ""), settings.k_init, prior=float(prior), strength=float(strength))
+        for i, (prior, strength) in enumerate(zip(*belief, strict=True))
+    }
+    schedule = SCHEDULES.resolve(settings.schedule)(list(groups.values()), settings, fusion, rule)
+    running = list(groups)
+    while running:
+        released: dict[str, int] = {}
+        for uid in running:
+            group = groups[uid]
+            group.rewards.update((session, rewards[int(uid)][session]) for session in range(group.k, group.spent))
+            released |= schedule.settled(uid)
+        running = [uid for uid, extra in released.items() if extra]
+    return np.array([group.k for group in groups.values()])
 
 
 def best(counts: np.ndarray, posterior: Posterior, cost: float, k_init: int = K_INIT) -> np.ndarray:
@@ -138,7 +108,7 @@ def best_within(counts: np.ndarray, posterior: Posterior, budget: int) -> np.nda
 
     Between two costs 1 % apart whose rollouts are below and above it, the first prompts get the lower cost's.
     """
-    low, high = np.log(1e-7), np.log(4.0)  # at 4, the most a variance can be, nobody goes on
+    low, high = np.log(1e-7), np.log(4.0)  # no variance exceeds 1, so at 4 no prompt goes on
     while high - low > 0.01:
         middle = (low + high) / 2
         within = best(counts, posterior, float(np.exp(middle))).sum() <= budget
@@ -147,23 +117,28 @@ def best_within(counts: np.ndarray, posterior: Posterior, budget: int) -> np.nda
     return np.where((more - k).cumsum() <= budget - k.sum(), more, k)
 
 
-def allocate_all(found: Draw, belief: Callable[[str], Belief], wanted: frozenset[str]) -> Mapping[str, np.ndarray]:
+def allocate_all(
+    found: DrawnBatch, belief: Callable[[str], Belief], wanted: frozenset[str]
+) -> Mapping[str, np.ndarray]:
     """Rollouts of each prompt under each allocation, (n,) each.
 
     Args:
         belief: calibrated Beta prior of the run that uses the allocation of that name.
         wanted: names; ``OSLA`` must be among them where an equal-rollouts one is.
     """
-    counts, prior = found.counts, 2 * found.batch.prior - 1
+    counts, prior = found.counts, value_of_probability(found.batch.prior)
     k: dict[str, np.ndarray] = {f"k = {k}": np.full(len(counts), k) for k in FIXED}
+    osla_belief = Belief(prior, np.full(len(prior), np.nan))
+
+    def scheduled(name: str) -> np.ndarray:
+        settings = SCHEDULED[name]
+        if name == POSTERIOR_EQUAL:
+            settings = replace(settings, max_rollouts_per_step=int(k[OSLA].sum()))
+        return by_schedule(counts, belief(name) if settings.fusion == BETA["fusion"] else osla_belief, settings)
+
+    # OSLA comes before what is given its rollouts.
     rules: dict[str, Callable[[], np.ndarray]] = {
-        OSLA_ROUNDS: lambda: in_rounds(counts, osla_ask(prior), halt_share=HALT_SHARE, pad_multiple=PAD_MULTIPLE),
-        OSLA: lambda: in_rounds(counts, osla_ask(prior)),
-        OSLA_TO_TARGET: lambda: in_rounds(counts, osla_ask(prior), step=None),
-        POSTERIOR: lambda: in_rounds(counts, posterior_ask(belief(POSTERIOR))),
-        POSTERIOR_EQUAL: lambda: in_rounds(
-            counts, posterior_ask(belief(POSTERIOR_EQUAL), cost=0.0), budget=int(k[OSLA].sum())
-        ),
+        **{name: partial(scheduled, name) for name in SCHEDULED},
         BAYES: lambda: best(counts, found.posterior, COST),
         BAYES_EQUAL: lambda: best_within(counts, found.posterior, int(k[OSLA].sum())),
     }
@@ -171,8 +146,3 @@ def allocate_all(found: Draw, belief: Callable[[str], Belief], wanted: frozenset
         if name in wanted:
             k[name] = rules[name]()
     return {name: value for name, value in k.items() if name in wanted}
-
-
-def _later(gain: Gain, asked: np.ndarray) -> Gain:
-    """The gain of rollouts that come after those asked for."""
-    return lambda i, nth: gain(i, asked[i] + nth)

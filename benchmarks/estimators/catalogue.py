@@ -20,9 +20,10 @@ from benchmarks.estimators.populations import (
     sigma_of,
 )
 from benchmarks.estimators.priors import PRIORS
-from benchmarks.v0_public import ROLLOUTS
-from value_model.evaluate import VALUE_MODEL
+from benchmarks.value_model.v0_public import ROLLOUTS
+from value_model.conversions import reward_of_success
 from value_model.evaluation import metrics
+from value_model.evaluation.predictions import VALUE_MODEL
 from value_model.trajectories import success
 
 BETAS = ((0.3, 0.3), (1.0, 1.0), (2.0, 2.0), (0.5, 2.0), (4.0, 1.0))
@@ -76,9 +77,9 @@ def real(predictions: pd.DataFrame) -> Iterator[Case]:
     held_out = counts(predictions)
     for prior in PRIORS:
         yield Case(HELD_OUT, prior, predicted(predictions[prior].to_numpy(), held_out, ROLLOUTS))
-    told = predictions[VALUE_MODEL].to_numpy()
-    yield Case(HELD_OUT, CONSTANT, Constant(predicted(told, held_out, ROLLOUTS).marginal))
-    yield Case(HELD_OUT, SHUFFLED, predicted(told, held_out, ROLLOUTS, shuffled=True))
+    prediction = predictions[VALUE_MODEL].to_numpy()
+    yield Case(HELD_OUT, CONSTANT, Constant(predicted(prediction, held_out, ROLLOUTS).marginal))
+    yield Case(HELD_OUT, SHUFFLED, predicted(prediction, held_out, ROLLOUTS, shuffled=True))
 
 
 def visited(rows: pd.DataFrame) -> Iterator[Case]:
@@ -100,7 +101,7 @@ def counts(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _qualities(distribution: str, marginal: np.ndarray) -> Iterator[Case]:
-    """Leaves out what no predictor can reach: with success rates all alike, outcomes cannot be told apart."""
+    """Leaves out what no predictor can reach: where success rates are nearly equal, so are predictions."""
     for auc in AUCS:
         sigma = sigma_of(marginal, auc)
         if sigma is not None:
@@ -116,19 +117,19 @@ def fidelity(predictions: pd.DataFrame) -> pd.DataFrame:
     rows = []
     rate = success(predictions).to_numpy()
     for prior in PRIORS:
-        told = predictions[prior].to_numpy()
-        conditional = predicted(told, counts(predictions), ROLLOUTS).conditional
+        prediction = predictions[prior].to_numpy()
+        conditional = predicted(prediction, counts(predictions), ROLLOUTS).conditional
         mean = conditional @ GRID
+        squared_error = (conditional @ GRID**2 - 2 * mean * prediction + prediction**2).mean()
+        tries = np.full(len(rate), ROLLOUTS)
         rows.append(
             {
                 "prior": prior,
-                "AUC, hardened label": metrics.auc(rate >= 0.5, told),
-                "AUC, one outcome, rows": one_outcome_auc(rate, told),
-                "AUC, one outcome, population": one_outcome_auc(mean, told),
-                "squared error of V, rows": metrics.value_mse_unbiased(
-                    2 * rate - 1, np.full(len(rate), ROLLOUTS), told
-                ),
-                "squared error of V, population": 4 * float((conditional @ GRID**2 - 2 * mean * told + told**2).mean()),
+                "AUC, hardened label": metrics.auc(rate >= 0.5, prediction),
+                "AUC, one outcome, rows": one_outcome_auc(rate, prediction),
+                "AUC, one outcome, population": one_outcome_auc(mean, prediction),
+                "squared error of V, rows": metrics.value_mse_unbiased(reward_of_success(rate), tries, prediction),
+                "squared error of V, population": 4 * float(squared_error),  # V = 2 p - 1
             }
         )
     return pd.DataFrame(rows)

@@ -104,9 +104,9 @@ class Predicted:
 
     def sample(self, rng: np.random.Generator, n: int) -> Batch:
         rows = rng.integers(len(self.prediction), size=n)
-        told = rng.integers(len(self.prediction), size=n) if self.shuffled else rows
+        shown = rng.integers(len(self.prediction), size=n) if self.shuffled else rows
         density = np.broadcast_to(self.marginal, (n, POINTS)) if self.shuffled else self.conditional[rows]
-        return _without_history(GRID[_draw(rng, self.conditional[rows])], self.prediction[told], density)
+        return _without_history(GRID[_draw(rng, self.conditional[rows])], self.prediction[shown], density)
 
 
 @dataclass(frozen=True)
@@ -198,10 +198,12 @@ def predicted(prediction: np.ndarray, successes: np.ndarray, n: int, shuffled: b
     """
     x = np.clip(logit(prediction), -LOGIT_BOUND, LOGIT_BOUND)
     posteriors = score_posteriors(successes, n)
-    told = posteriors @ binom.pmf(successes, n, GRID[:, None])  # P(count of i | p as behind row j), (j, i)
-    np.fill_diagonal(told, 0.0)
+    likelihoods = posteriors @ binom.pmf(successes, n, GRID[:, None])  # P(count of i | p as behind row j), (j, i)
+    np.fill_diagonal(likelihoods, 0.0)
     widths = np.geomspace(0.02, 2.0, 25) * x.std()
-    likelihood = [np.log(np.einsum("ij,ji->i", _kernel(x, width, left_out=True), told)).sum() for width in widths]
+    likelihood = [
+        np.log(np.einsum("ij,ji->i", _kernel(x, width, left_out=True), likelihoods)).sum() for width in widths
+    ]
     kernel = _kernel(x, widths[np.argmax(likelihood)])
     for _ in range(EM_STEPS):
         posteriors = _normalised((kernel @ posteriors) * binom.pmf(successes[:, None], n, GRID))

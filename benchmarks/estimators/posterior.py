@@ -1,4 +1,4 @@
-"""What the best possible method knows: exact posterior moments after any outcome, and the best time to stop."""
+"""Exact posterior moments after any outcome, and the optimal stopping time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from benchmarks.estimators.populations import GRID
+from value_model.conversions import reward_of_success
 
 
 class Posterior:
@@ -32,7 +33,7 @@ class Posterior:
     @cached_property
     def mean(self) -> np.ndarray:
         """E(theta | s of k): the baseline of least squared error; indexed as ``success``."""
-        return 2 * self.success - 1
+        return reward_of_success(self.success)
 
     @cached_property
     def variance(self) -> np.ndarray:

@@ -5,18 +5,20 @@ The data are not redistributed here, so the file belongs under ``runs/`` and is 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.v0_public import load
-from value_model.evaluate import VALUE_MODEL, ValueModelPredictor, predict_all, tasks_from
+from benchmarks.value_model.v0_public import load
 from value_model.evaluation.baselines import Fitted, Logistic, remembered
+from value_model.evaluation.predictions import VALUE_MODEL, ValueModelPredictor, predict_all
+from value_model.evaluation.tasks import tasks_from
+from value_model.files import replaced
 from value_model.trajectories import KEY, split_by_prompt
 
 CONTEXT = 256
-# The split of benchmarks/value_model_public.sh: with another one the value model would be asked its training prompts.
+# The split of benchmarks/value_model/train_public.sh: with another one the value model would be asked about prompts
+# that it was trained on.
 FRACTIONS = {"train": 0.8, "validation": 0.2}
 SEED = 0
 LOGISTIC = "logistic, fitted"
@@ -28,7 +30,7 @@ def predictions(public: Path, model: str, encoder: str, cache: Path) -> pd.DataF
 
     Args:
         public: ``data/`` of a clone of Now-Join-Us/V0.
-        model: folder of a value model that ``benchmarks/value_model_public.sh`` trained.
+        model: folder of a value model that ``benchmarks/value_model/train_public.sh`` trained.
         encoder: folder or hub id of its sentence encoder.
         cache: parquet file to read, or to write where there is none; delete it to ask another model.
 
@@ -36,10 +38,8 @@ def predictions(public: Path, model: str, encoder: str, cache: Path) -> pd.DataF
         model, step, score, n, and a column in [0, 1] for each of ``PRIORS``.
     """
     if not cache.exists():
-        partial = cache.with_name(cache.name + ".partial")
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        _predict(public, model, encoder).to_parquet(partial, index=False)
-        os.replace(partial, cache)
+        with replaced(cache) as partial:
+            _predict(public, model, encoder).to_parquet(partial, index=False)
     return pd.read_parquet(cache)
 
 

@@ -22,22 +22,27 @@ from verl.trainer.ppo.core_algos import (
     compute_grpo_outcome_advantage,
     compute_grpo_vectorized_outcome_advantage,
 )
-from verl_v05.rollout.demand import make_demand
 
-from benchmarks.whole_file import write_text
+from value_model.conversions import probability_of_value, success_of_reward, value_of_probability
+from value_model.files import write_text
 from verl_v05.advantage import advantages
 from verl_v05.allocation import extra_rollouts, hand_out, posterior_gain, posterior_target, rollout_target
 from verl_v05.calibration import Calibration, Evidence
 from verl_v05.estimators.v05 import StepInputs, compute_v05_outcome_advantage, step_inputs
-from verl_v05.fusion import squared_bias
-from verl_v05.fusion.empirical_bayes import fuse_beta, posterior_variance
+from verl_v05.fusion import fuse_beta, posterior_variance, squared_bias
+from verl_v05.fusion.empirical_bayes import EmpiricalBayesFusion
+from verl_v05.method import Method
 from verl_v05.prior import Query
 from verl_v05.rollout.group import Group
 from verl_v05.rollout.rows import StepRows
 from verl_v05.settings import V05Settings
 
+TEMPLATE = Path(__file__).parent / "speed_page.md"
 K = (4, 16)  # sizes of groups
 PROMPTS, FEW_TOKENS = 2048, 16
+CALLS = 20  # of a decision, for one of an advantage
+STRENGTH = 4.0  # of every prior, in rollouts
+FUSION = EmpiricalBayesFusion()
 ADVANTAGE_TARGET = 0.2  # of verl's time
 DECISION_TARGET_MS = 1.0
 Work = Callable[[], object]
@@ -57,9 +62,10 @@ def step_of(rows: int, seed: int) -> tuple[StepRows, np.ndarray]:
     group = np.repeat(np.arange(len(sizes)), sizes)
     number = np.arange(len(group)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     rewards = np.where(rng.random(len(group)) < rate[group], 1.0, -1.0)
+    believed = {"strength": STRENGTH, "fitted_strength": STRENGTH}
     groups = [
-        Group(f"u{i}", Query(f"p{i}", "", "speed"), spent=int(k), prior=2 * p - 1, strength=4.0)
-        for i, (k, p) in enumerate(zip(sizes, rate, strict=True))
+        Group(f"u{i}", Query(f"p{i}", "", "speed"), int(k), v, fitted_prior=v, **believed)
+        for i, (k, v) in enumerate(zip(sizes, value_of_probability(rate), strict=True))
     ]
     for g, session, reward in zip(group, number, rewards, strict=True):
         groups[g].rewards[int(session)] = float(reward)
@@ -75,10 +81,10 @@ def advantage_times(rows: int, tokens: int, repeats: int, seed: int) -> list[dic
     mask = torch.ones(len(index), tokens)
     verl = partial(compute_grpo_outcome_advantage, rewards, mask, index)
     vectorised = partial(compute_grpo_vectorized_outcome_advantage, rewards, mask, index)
-    prior, strength = step.prior, step.strength
+    belief = step.opening_belief
 
     def estimator(baseline: str) -> object:
-        with step_inputs(StepInputs(step, 0.0, V05Settings(fusion="empirical_bayes", baseline=baseline))):
+        with step_inputs(StepInputs(step, 0.0, V05Settings(fusion="empirical_bayes", baseline=baseline), FUSION)):
             return compute_v05_outcome_advantage(rewards, mask, index)
 
     compared = [
@@ -87,8 +93,8 @@ def advantage_times(rows: int, tokens: int, repeats: int, seed: int) -> list[dic
         ("estimator, empirical Bayes", partial(estimator, "plain"), vectorised),
     ]
     if tokens == FEW_TOKENS:  # else verl's product with the mask is what is timed
-        alone = partial(advantages, step.rewards, step.session_group, prior)
-        beta = partial(alone, strength=strength)
+        alone = partial(advantages, step.rewards, step.session_group, belief.prior)
+        beta = partial(advantages, step.rewards, step.session_group, belief, fusion=FUSION)
         compared = [("`advantages`, Eq. 9", alone, verl), ("`advantages`, empirical Bayes", beta, verl), *compared]
     found = []
     for name, ours, theirs in compared:
@@ -107,9 +113,10 @@ def decision_times(repeats: int, seed: int) -> list[dict[str, str]]:
     step, _ = step_of(PROMPTS * sum(K) // 2, seed)
     k = np.array([g.k for g in step.groups])
     mean = np.array([g.mean_reward for g in step.groups])
-    prior, strength, successes = step.prior, step.strength, (mean + 1) / 2 * k
-    evidence = Evidence((prior + 1) / 2, np.zeros(len(k)), np.zeros(len(k)))
+    (prior, strength), successes = step.opening_belief, success_of_reward(mean) * k
+    evidence = Evidence(probability_of_value(prior), np.zeros(len(k)), np.zeros(len(k)))
     s, start = V05Settings(), Calibration.start()
+    schedule = Method.from_settings(s).open(step.groups)
     calibration = start.fit(evidence, successes, k)
     ask = partial(extra_rollouts, k, k, k_max=s.k_max, step=s.rollouts_per_ask)
 
@@ -126,7 +133,7 @@ def decision_times(repeats: int, seed: int) -> list[dict[str, str]]:
             posterior_target(variance(), k + strength, k, s.cost)
         ),
         "posterior under a budget: variance, division of one more rollout a prompt": plan,
-        "the schedule's view of its groups (`make_demand`), OSLA": partial(make_demand, step.groups, s),
+        "the schedule's view of its groups, OSLA": partial(schedule.demand, step.groups),
         "calibration: fit to the step, from the last step's": partial(calibration.fit, evidence, successes, k),
         "calibration: the first fit": partial(start.fit, evidence, successes, k),
     }
@@ -144,7 +151,7 @@ def decision_times(repeats: int, seed: int) -> list[dict[str, str]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.estimators.speed", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed.md"))
+    parser.add_argument("--out", type=Path, default=TEMPLATE.parent / "speed.md")
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
@@ -153,36 +160,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     advantage = [
         row for shape in track(shapes, "advantages") for row in advantage_times(*shape, args.repeats, args.seed)
     ]
-    decision = decision_times(20 * args.repeats, args.seed)
+    decision = decision_times(CALLS * args.repeats, args.seed)
     write_text(args.out, page(pd.DataFrame(advantage), pd.DataFrame(decision), args.repeats, args.seed))
     Console().print(args.out.read_text())
 
 
 def page(advantage: pd.DataFrame, decision: pd.DataFrame, repeats: int, seed: int) -> str:
     """The page's text."""
-    one, five, fifteen = os.getloadavg()
-    threads = os.environ.get("OMP_NUM_THREADS", "not set")
-    return f"""# What the arithmetic costs
-
-`OMP_NUM_THREADS=1 python -m benchmarks.estimators.speed --repeats {repeats} --seed {seed}`: the two of a line are
-called in turns in one process, {repeats} times after one turn that is not counted; the ratio is taken turn by turn.
-Median (lowest to highest). Groups of {K[0]} to {K[1]} rollouts. torch threads {torch.get_num_threads()},
-OMP_NUM_THREADS {threads}; load average of the machine at the end {one:.1f} {five:.1f} {fifteen:.1f};
-{platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}.
-
-## Advantages
-
-"Estimator" is what verl calls, with the check of the rows and the product with the mask of (rows, tokens);
-`advantages` is the arithmetic alone. verl's functions include that product.
-
-{advantage.to_markdown(index=False, disable_numparse=True)}
-
-## A step's decisions
-
-{20 * repeats} calls each.
-
-{decision.to_markdown(index=False, disable_numparse=True)}
-"""
+    return TEMPLATE.read_text().format(
+        repeats=repeats,
+        seed=seed,
+        smallest=K[0],
+        largest=K[1],
+        torch_threads=torch.get_num_threads(),
+        threads=os.environ.get("OMP_NUM_THREADS", "not set"),
+        load=" ".join(f"{load:.1f}" for load in os.getloadavg()),
+        machine=platform.machine(),
+        python=platform.python_version(),
+        numpy=np.__version__,
+        torch=torch.__version__,
+        advantage=advantage.to_markdown(index=False, disable_numparse=True),
+        calls=CALLS * repeats,
+        decision=decision.to_markdown(index=False, disable_numparse=True),
+    )
 
 
 def _seconds(work: Work) -> float:

@@ -1,4 +1,4 @@
-"""verl's own estimators, called as they are, in the form of :mod:`benchmarks.estimators.gradient`.
+"""verl's own estimators, called as they are, in the form of :mod:`benchmarks.estimators.advantage_gradients`.
 
 Importing verl takes many seconds: nothing else of the bench does.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 
-from benchmarks.estimators.gradient import Known, Method
+from benchmarks.estimators.advantage_gradients import Knowledge, Method
 
 
 def _of_verl(name: str, rewards: np.ndarray, group: np.ndarray, **inputs: Any) -> np.ndarray:
@@ -25,11 +25,11 @@ def _grouped(name: str, batch_wide: bool = False) -> Method:
     return Method(lambda r, g, known: _of_verl(name, r, g, index=g), batch_wide)
 
 
-def _remax(rewards: np.ndarray, group: np.ndarray, known: Known) -> np.ndarray:
+def _remax(rewards: np.ndarray, group: np.ndarray, known: Knowledge) -> np.ndarray:
     return _of_verl("remax", rewards, group, reward_baselines=torch.as_tensor(known.greedy[group]))
 
 
-def _gae(rewards: np.ndarray, group: np.ndarray, known: Known) -> np.ndarray:
+def _gae(rewards: np.ndarray, group: np.ndarray, known: Knowledge) -> np.ndarray:
     """With the prior for a critic."""
     return _of_verl("gae", rewards, group, values=torch.as_tensor(known.prior[group])[:, None], gamma=1.0, lam=1.0)
 

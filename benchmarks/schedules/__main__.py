@@ -18,13 +18,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from benchmarks.schedules import ScheduleError
+from benchmarks.schedules.compared_schedules import LINES, REFERENCE, SCALED
 from benchmarks.schedules.lengths import load_lengths, published
-from benchmarks.schedules.lines import LINES, REFERENCE, SCALED
-from benchmarks.schedules.report import draw_busy, draw_scale, page
+from benchmarks.schedules.schedules_page import draw_busy, draw_scale, page
 from benchmarks.schedules.simulation import Run
-from benchmarks.schedules.step import Setting, Step
+from benchmarks.schedules.training_step import Setting, Step
 from benchmarks.schedules.workload import public_rates
-from benchmarks.whole_file import write_text
+from value_model.files import write_text
 
 MANY = 4096  # prompts, beyond which one seed is enough: the spread falls with their number
 SHOWN = (REFERENCE, "rounds, step 2, no halt", "streaming, step 2", "streaming, to target")
@@ -43,27 +43,32 @@ def scale(step: Step, prompts: Mapping[int, int], seeds: Sequence[int]) -> pd.Da
     return pd.concat(found)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    known = f"{', '.join(published())}, or a CSV or parquet file with columns tokens and, if known, correct"
+    cli.add_argument("--lengths", default="sky-t1-math500", help=known)
+    cli.add_argument("--longest", type=int, default=4096, help="limit of a response in tokens (the paper's: 4096)")
+    cli.add_argument("--long-lengths", default="qwen3-8b-gpqa", help="the second table's")
+    cli.add_argument("--long-longest", type=int, default=16384)
+    cli.add_argument("--within-prompt", type=float, default=0.4, help="correlation of one prompt's lengths")
+    cli.add_argument("--success-rates", type=Path, metavar="FOLDER")
+    cli.add_argument("--prompts", type=int, default=2048)
+    cli.add_argument("--prompts-per-gpu", type=int, default=16)
+    cli.add_argument("--gpus", type=int, nargs="+", default=[8, 32, 128, 512, 1024])
+    cli.add_argument("--gpus-shown", type=int, default=32, help="of the tables with every line")
+    for field in fields(Setting):
+        cli.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
+    cli.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    cli.add_argument("--notes", type=Path, metavar="FILE", help="Markdown shown above the tables")
+    cli.add_argument("--out", type=Path, default=Path("runs/schedules"))
+    return cli
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    known = f"{', '.join(published())}, or a CSV or parquet file with columns tokens and, if known, correct"
-    parser.add_argument("--lengths", default="sky-t1-math500", help=known)
-    parser.add_argument("--longest", type=int, default=4096, help="limit of a response in tokens (the paper's: 4096)")
-    parser.add_argument("--long-lengths", default="qwen3-8b-gpqa", help="the second table's")
-    parser.add_argument("--long-longest", type=int, default=16384)
-    parser.add_argument("--within-prompt", type=float, default=0.4, help="correlation of one prompt's lengths")
-    parser.add_argument("--success-rates", type=Path, metavar="FOLDER")
-    parser.add_argument("--prompts", type=int, default=2048)
-    parser.add_argument("--prompts-per-gpu", type=int, default=16)
-    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 32, 128, 512, 1024])
-    parser.add_argument("--gpus-shown", type=int, default=32, help="of the tables with every line")
-    for field in fields(Setting):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--notes", type=Path, metavar="FILE", help="Markdown shown above the tables")
-    parser.add_argument("--out", type=Path, default=Path("runs/schedules"))
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     setting = Setting(**{field.name: getattr(args, field.name) for field in fields(Setting)})
     try:
         rates = public_rates(args.success_rates)

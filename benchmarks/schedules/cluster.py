@@ -6,7 +6,7 @@ import heapq
 import math
 import random
 
-from benchmarks.schedules.engine import Engine, Speed
+from benchmarks.schedules.simulated_engine import Engine, Speed
 
 
 class Cluster:
@@ -23,7 +23,7 @@ class Cluster:
         self._random = random.Random(seed)
         self._engines = [Engine(speed, self.admitted) for _ in range(engines)]
         self._touched: set[int] = set()  # engines whose next finish is not in the heap yet
-        # Both heaps keep outdated entries, which are recognised when they come up.
+        # heapq cannot remove from the middle: outdated entries stay in both heaps and are skipped when they come first.
         self._finishes: list[tuple[float, int]] = []
         self._next_finish = [math.inf] * engines
         self._in_flight = [0] * engines
@@ -31,7 +31,7 @@ class Cluster:
         self._count_anew()
 
     def submit(self, now: float, request: int, tokens: int) -> None:
-        """Start a request of ``tokens`` >= 1, at a time that neither falls nor is after the next finish."""
+        """Start a request of ``tokens`` >= 1; ``now`` never decreases and is not after the next finish."""
         while self._least[0][0] != self._in_flight[self._least[0][2]]:
             heapq.heappop(self._least)
         engine = self._least[0][2]
@@ -51,7 +51,7 @@ class Cluster:
         return self._finishes[0][0] if self._finishes else math.inf
 
     def finish(self) -> list[int]:
-        """Go to :meth:`next_finish`; returns the requests of one engine that finish there."""
+        """Advance to :meth:`next_finish`; returns the requests of one engine that finish then."""
         self.next_finish()
         engine = heapq.heappop(self._finishes)[1]
         finished = self._engines[engine].finish()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from verl_v05.rollout.belief import make_belief
-
 from benchmarks.schedules.workload import Workload
+from value_model.conversions import reward_of_success
+from verl_v05.method import Method
 from verl_v05.prior import Query
 from verl_v05.rollout.group import Group
-from verl_v05.rollout.record import StepRecord
-from verl_v05.rollout.schedule import make_schedule
 from verl_v05.settings import V05Settings
 
 
@@ -23,15 +21,15 @@ class Decisions:
 
     def __init__(self, workload: Workload, settings: V05Settings, past: Workload):
         self.workload = workload
+        method = Method.from_settings(settings)
         earlier = _groups(past, settings, "earlier-")
+        method.believe(earlier)
         for prompt, group in enumerate(earlier):
             _score(group, past, prompt, range(settings.k_init))
+        method.learn(earlier)
         self.groups = _groups(workload, settings)
-        belief = make_belief(settings)
-        belief.open(earlier)
-        belief.close(StepRecord(0, earlier))
-        belief.open(self.groups)
-        self.schedule = make_schedule(self.groups, settings)
+        method.believe(self.groups)
+        self.schedule = method.open(self.groups)
 
     def settled(self, prompt: int, sessions: Sequence[int]) -> dict[int, int]:
         """All rollouts dispatched for the prompt are graded; returns prompt -> rollouts to start, 0 when complete."""
@@ -47,4 +45,4 @@ def _groups(workload: Workload, settings: V05Settings, prefix: str = "") -> list
 
 
 def _score(group: Group, workload: Workload, prompt: int, sessions: Sequence[int]) -> None:
-    group.rewards.update({s: 2.0 * workload.correct[prompt, s] - 1 for s in sessions})
+    group.rewards.update({s: reward_of_success(float(workload.correct[prompt, s])) for s in sessions})

@@ -1,4 +1,4 @@
-"""How long responses are: real ones, apart for right and wrong answers."""
+"""Lengths of responses: measured ones, separately for right and wrong answers."""
 
 from __future__ import annotations
 

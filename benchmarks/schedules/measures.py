@@ -1,4 +1,4 @@
-"""What is reported of a run: pure functions of its times."""
+"""Measures of a run, as pure functions of its times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NEARLY_DONE = 0.95  # of the rollouts
 
 def busy(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """(times, requests running from each of them to the next), the last time being the makespan."""
-    # A slot is free before the next request gets it, at the same time.
+    # At equal times a finish comes before an admission: the slot is free before the next request takes it.
     times = np.concatenate([[0.0], run.finished, run.admitted, [run.makespan]])
     change = np.repeat([0, -1, 1, 0], [1, len(run.finished), len(run.admitted), 1])
     order = np.argsort(times, kind="stable")

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.schedules.cluster import Cluster
 from benchmarks.schedules.decisions import Decisions
-from benchmarks.schedules.engine import Speed
+from benchmarks.schedules.simulated_engine import Speed
 from benchmarks.schedules.workload import Workload
 from verl_v05.settings import V05Settings
 
@@ -63,7 +63,7 @@ def play(workload: Workload, counts: np.ndarray, settled: Settled, fleet: Fleet,
     started = [0] * len(counts)
     unfinished = [0] * len(counts)
     latest = [range(0)] * len(counts)
-    graded: deque[tuple[float, int]] = deque()  # (time, prompt), in order since grading takes everybody as long
+    graded: deque[tuple[float, int]] = deque()  # (time, prompt), in order as grading takes equally long for all
     tokens = workload.tokens.tolist()
 
     def dispatch(now: float, prompt: int, extra: int) -> None:

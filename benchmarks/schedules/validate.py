@@ -21,17 +21,18 @@ from rich.console import Console
 from scipy.optimize import nnls
 
 from benchmarks.bench.engine import Sampling, SglangEngine, cpu_arguments
+from benchmarks.schedules.compared_schedules import LINES
 from benchmarks.schedules.decisions import Decisions
-from benchmarks.schedules.engine import Speed
 from benchmarks.schedules.lengths import load_lengths
-from benchmarks.schedules.lines import LINES
-from benchmarks.schedules.report import mean_and_spread
+from benchmarks.schedules.schedules_page import mean_and_spread
+from benchmarks.schedules.simulated_engine import Speed
 from benchmarks.schedules.simulation import Fleet, simulate
-from benchmarks.schedules.step import PAST_SEED
+from benchmarks.schedules.training_step import PAST_SEED
 from benchmarks.schedules.workload import Workload, draw_workload, public_rates
-from benchmarks.whole_file import write_text
+from value_model.files import write_text
 from verl_v05.settings import V05Settings
 
+TEMPLATE = Path(__file__).parent / "validation_page.md"
 NAMES = ("fixed 4", "rounds, step 2, no halt", "streaming, step 2", "streaming, to target")
 PROMPT_TOKENS = 16
 DECODED = (2, 10, 26)  # response lengths that the speed is measured with
@@ -69,7 +70,7 @@ async def play(
 
 
 def measure_speed(engine: SglangEngine, slots: int, rng: np.random.Generator) -> np.ndarray:
-    """(base, each, prefill, way) in seconds; ``way`` is to the engine and back, whatever it does.
+    """(base, each, prefill, way) in seconds; ``way`` is to the engine and back, the same for every request.
 
     By least squares of relative errors, none below 0, over batches of several sizes and lengths.
     """
@@ -125,18 +126,16 @@ def page(rows: pd.DataFrame, speeds: pd.DataFrame, command: str) -> str:
         rows[f"{column} ratio"] = rows[column] / rows.seed.map(first)
     summary = rows.groupby("line", sort=False)[["ratio", "real ratio", "simulated ratio"]].agg(mean_and_spread)
     summary.columns = ["simulated / real", f"real makespan / {NAMES[0]}", f"simulated makespan / {NAMES[0]}"]
-    return "\n\n".join(
-        [
-            "# The simulation beside sglang on a CPU",
-            f"`{command}`: {rows.seed.nunique()} seeds; mean ± standard deviation over them. {os.cpu_count()} CPU "
-            f"cores, load average {rows.load.min():.1f} to {rows.load.max():.1f}; with other programs running, the "
-            "speeds below drift from one measurement to the next, and single runs are no better known than they are.",
-            summary.reset_index().to_markdown(index=False),
-            "Every run, in seconds:",
-            rows.drop(columns=["ratio", "real ratio", "simulated ratio"]).round(2).to_markdown(index=False),
-            f"{len(speeds)} measurements of the engine's speed, around each of the runs, in milliseconds:",
-            (1000 * speeds).quantile([0, 0.25, 0.5, 0.75, 1]).T.round(2).to_markdown(),
-        ]
+    return TEMPLATE.read_text().format(
+        command=command,
+        seeds=rows.seed.nunique(),
+        cores=os.cpu_count(),
+        least_load=rows.load.min(),
+        most_load=rows.load.max(),
+        summary=summary.reset_index().to_markdown(index=False),
+        runs=rows.drop(columns=["ratio", "real ratio", "simulated ratio"]).round(2).to_markdown(index=False),
+        measurements=len(speeds),
+        speeds=(1000 * speeds).quantile([0, 0.25, 0.5, 0.75, 1]).T.round(2).to_markdown(),
     )
 
 
@@ -163,8 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows, speeds = compare(engine, steps, pasts, args.slots, Console())
     options = f"--prompts {args.prompts} --slots {args.slots} --longest {args.longest} --seeds {args.seeds}"
     text = page(rows, speeds, f"python -m benchmarks.schedules.validate {args.model.name} {options}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_text(args.out / "validation.md", text + "\n")
+    write_text(args.out / "validation.md", text)
     print(text)
 
 

@@ -1,4 +1,4 @@
-"""One step's prompts: what every rollout would be, and what the prior says, before any schedule decides."""
+"""Prompts of one step: outcome and length of every possible rollout, and the prior's prediction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from scipy.stats import betabinom
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.schedules.lengths import Lengths
-from benchmarks.v0_public import ROLLOUTS, load
+from benchmarks.value_model.v0_public import ROLLOUTS, load
+from value_model.trajectories import success
 
 # Fitted by `fit_rates` to the 3,072 scores of the V0 authors' public data, part "context".
 PUBLIC_RATES = (0.463, 0.366)
@@ -53,14 +54,13 @@ class Rates:
 
 
 def public_rates(folder: Path | None) -> Rates:
-    """The V0 authors' public data in ``folder``, as `benchmarks.v0_public` reads it, or else the Beta fitted to it.
+    """Success rates in the V0 authors' public data; without a ``folder`` that holds them, the Beta fitted to them.
 
-    Each draw takes a measured prompt at random and its rate from the posterior.
+    With the data each draw takes a measured prompt at random and its rate from the posterior.
     """
     if folder is None:
         return Rates(*PUBLIC_RATES)
-    score = load(folder, ["context"])["score"].to_numpy()
-    successes = np.rint((score + 1) / 2 * ROLLOUTS).astype(int)
+    successes = np.rint(success(load(folder, ["context"])).to_numpy() * ROLLOUTS).astype(int)
     return Rates(*fit_rates(successes), successes)
 
 

@@ -1,1 +1,1 @@
-"""What the paper's theorems say, against exact enumeration: ``python -m benchmarks.theorems``."""
+"""The paper's theorems against exact enumeration: ``python -m benchmarks.theorems``."""

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.progress import track
 
+from benchmarks.png import to_png
 from benchmarks.theorems import allocation, fusion, gradient
-from benchmarks.theorems.finding import write
+from benchmarks.theorems.verdicts import Verdict
+from value_model.files import write_bytes, write_text
 
-INTRODUCTION = f"""# The theorems, checked
+TEMPLATE = Path(__file__).parent / "page.md"
+SECTIONS = (gradient, fusion, allocation)
 
-`python -m benchmarks.theorems` writes this page. Every figure is a finite sum over numbers of successes, or over
-multisets of responses of a softmax policy whose gradient is known (`benchmarks/exact_policy.py`: five prompts, four
-responses each, eight parameters in common, seed {gradient.SEED}): nothing is sampled, so there are no intervals. What
-is checked are the functions that train (`verl_v05/fusion.py`, `verl_v05/allocation.py`); `tests/test_theorems.py`
-pins the verdicts.
 
-p is a prompt's success rate, μ = 2p - 1 its mean reward, V its prior, Δ = |V - μ|, k its rollouts, v̄ their mean. A
-condition is one that the paper does not state. Priors and success rates are grids, so a largest value is that of a
-grid."""
+def page(fields: Mapping[str, object]) -> str:
+    """Markdown of the page from the numbers and verdicts of all sections."""
+    counts = Counter(value for value in fields.values() if isinstance(value, Verdict))
+    return TEMPLATE.read_text().format(counts=", ".join(f"**{v}**: {counts[v]}" for v in Verdict), **fields)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/theorems"))
+    parser.add_argument("--out", type=Path, default=TEMPLATE.parent)
     args = parser.parse_args(argv)
-    sections = [module.section() for module in track((gradient, fusion, allocation), "Enumerating")]
-    write(args.out, INTRODUCTION, sections)
-    print(f"{args.out / 'README.md'}: {sum(len(section.findings) for section in sections)} statements")
+    fields = {}
+    for section in track(SECTIONS, "Enumerating"):
+        fields |= section.measure()
+        for name, draw in section.FIGURES.items():
+            write_bytes(args.out / f"{name}.png", to_png(draw()))
+    write_text(args.out / "README.md", page(fields))
+    print(f"{args.out / 'README.md'}: {sum(isinstance(value, Verdict) for value in fields.values())} statements")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from benchmarks.exact_policy import (
     make_policy,
     moments,
 )
-from benchmarks.theorems.finding import Finding, Section, panels
+from benchmarks.png import panels
 from benchmarks.theorems.outcomes import (
     Outcomes,
     fixed,
@@ -29,10 +29,14 @@ from benchmarks.theorems.outcomes import (
     own_reward_advantages,
     stopped,
 )
+from benchmarks.theorems.verdicts import TOLERANCE, Listed, Span, verdict
 from verl_v05 import fuse
 
 RATES = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
 COST = 0.0039
+K_INIT = 4
+PRIOR = 0.8  # of every prompt, where one prior is looked at
+SIZES = (2, 4, 8)
 SEED = 0
 
 
@@ -160,7 +164,7 @@ def worst_ratios(k: int, responses: int, seeds: Sequence[int] = (0,)) -> Ratio:
     return Ratio(*np.nanmax(np.array(found), axis=0))
 
 
-def scales(rates: np.ndarray, prior: float, k: int = 4, cost: float = COST) -> dict[str, np.ndarray]:
+def scales(rates: np.ndarray, prior: float, k: int = K_INIT, cost: float = COST) -> dict[str, np.ndarray]:
     """Factor on each prompt's gradient for each kind of baseline, (N,) each; 1 is unbiased."""
     one, adaptive = fixed(rates, k), stopped(rates, prior, cost=cost, k_init=k, k_max=16)
     return {
@@ -172,7 +176,7 @@ def scales(rates: np.ndarray, prior: float, k: int = 4, cost: float = COST) -> d
     }
 
 
-def across_prompts(policy: SoftmaxPolicy, priors: np.ndarray, k: int = 4) -> dict[str, Moments]:
+def across_prompts(policy: SoftmaxPolicy, priors: np.ndarray, k: int = K_INIT) -> dict[str, Moments]:
     """Exact moments of the mean over prompts."""
     kinds = {"group mean": None, "Eq. 9": own_reward, "Eq. 9 left out": left_out}
     found: dict[str, Moments] = {}
@@ -191,100 +195,72 @@ def across_prompts(policy: SoftmaxPolicy, priors: np.ndarray, k: int = 4) -> dic
     return found
 
 
-def section() -> Section:
-    """Check them all."""
+def measure() -> dict[str, object]:
+    """Numbers and verdicts of the page's section."""
     policy = make_policy(RATES, seed=SEED)
-    priors = np.full(len(RATES), 0.8)
-    two, three = ({k: worst_ratios(k, responses) for k in (2, 4, 8)} for responses in (2, 3))
-    constants = [2 * abs(bound(policy, p).cross) / bound(policy, p).score for p in range(len(RATES))]
-    gain = best_constant_gain(policy)
-    whole = across_prompts(policy, priors)
-    inner = np.linspace(0.05, 0.95, 19)
-    found = {v: scales(inner, v) for v in np.arange(-9, 10) / 10}
+    return {**_bounds(policy), **_factors(), **_moments(policy)}
 
-    def span(label: str) -> str:
-        values = np.concatenate([scale[label] for scale in found.values()])
-        return f"{values.min():.2f} to {values.max():.2f}"
 
-    smallest = [
-        min(
-            gradient_scale(one, inner, *own_reward_advantages(one, prior)).min()
-            for one in [fixed(inner, k)]
-            for prior in found
-        )
-        for k in (1, 2, 4, 8)
-    ]
-    unbiased = max(np.abs(scale["Eq. 9 left out, fixed k"] - 1).max() for scale in found.values())
-    findings = [
-        Finding(
-            "3.1, A.2",
-            "Tr Var ≤ Var_oracle + Φ·MSE(b) + L·|Bias(b)|",
-            "holds with a condition",
-            "for a baseline independent of the rollout it is an identity up to the sign of the last term (largest "
-            f"residual {identity_residual(policy, 4, 0.8):.0e}), with L = 2·|E‖s‖²(r - μ)|, s the score: "
-            f"{min(constants):.2f} to {max(constants):.2f} of Φ here. The MSE term factorises for the same reason",
-        ),
-        Finding(
-            "3.1",
-            "Var_oracle, at b = μ, is the theoretical minimum",
-            "fails",
-            "the best constant is E‖s‖²r / Φ; it saves "
-            + ", ".join(f"{100 * g:.0f}" for g in gain)
-            + " % of the trace at p = 0.1, 0.3, 0.5, 0.7, 0.9",
-        ),
-        Finding(
-            "A.2 with Eq. 9",
-            "the baseline does not depend on the rollout, so E ĝ = g",
-            "fails",
-            "Eq. 9 contains r_i: each prompt's gradient is scaled by 1 - E[b | r_i = 1]/2 + E[b | r_i = -1]/2, its "
-            f"direction kept: {span('Eq. 9, fixed k')} at k = 4 (p in [0.05, 0.95], V in [-0.9, 0.9]; the group "
-            "mean: 0.75 = (k - 1)/k for all). As the factor differs between prompts, the mean over prompts turns: "
-            f"cosine {whole['Eq. 9'].cosine.value:.4f} (V = 0.8 for all five). Smallest factor at k = 1, 2, 4, 8: "
-            + ", ".join(f"{value:.2f}" for value in smallest),
-            "gradient_scale",
-        ),
-        Finding(
-            "3.1 with Eq. 9",
-            "the bound, for one rollout",
-            "holds",
-            "although its proof does not apply: Eq. 9 rises with r_i, which lowers E‖ĝ‖². Largest trace / bound on "
-            "the grid " + ", ".join(f"{max(two[k].rollout, three[k].rollout):.2f}" for k in two) + " at k = 2, 4, 8",
-        ),
-        Finding(
-            "3.1 with Eq. 9",
-            "the bound over k, for the group's mean of k terms",
-            "fails",
-            "the terms share a baseline and are correlated: trace / bound reaches "
-            + ", ".join(f"{two[k].group:.2f}" for k in two)
-            + " at k = 2, 4, 8 with two responses, "
-            + ", ".join(f"{three[k].group:.2f}" for k in three)
-            + " with three. It is not exceeded on the grid (at most "
-            + f"{max(r.second_moment for r in (*two.values(), *three.values())):.2f}) if Var_oracle is Eq. 15, which "
-            "leaves ‖g‖² in",
-        ),
-        Finding(
-            "(not in the paper)",
-            "Eq. 9 from the other k - 1 rollouts",
-            "holds with a condition",
-            f"at fixed k the bias is 0 ({unbiased:.0e}); where Eq. 12 decides k it is not: factor "
-            f"{span('Eq. 9 left out, OSLA')} against {span('Eq. 9, OSLA')} for Eq. 9 itself. Optional stopping pulls "
-            "the mean towards the prior; with the constant baseline V the factor is 1 - (E v̄ - μ)(V + μ)/(4p(1 - p))",
-            "gradient_scale",
-        ),
-    ]
-    rows = "\n".join(
+def _bounds(policy: SoftmaxPolicy) -> dict[str, object]:
+    """Theorem 3.1, for independent baselines and for Eq. 9's own."""
+    two, three = ([worst_ratios(k, responses) for k in SIZES] for responses in (2, 3))
+    rollout = [max(one.rollout for one in pair) for pair in zip(two, three, strict=True)]
+    constants = [2 * abs(pieces.cross) / pieces.score for pieces in (bound(policy, p) for p in range(len(RATES)))]
+    residual, gain = identity_residual(policy, K_INIT, PRIOR), best_constant_gain(policy)
+    group_bound_holds = max(ratio.group for ratio in (*two, *three)) <= 1 + TOLERANCE
+    return {
+        "seed": SEED,
+        "identity_residual": residual,
+        "bias_constants": Span(constants),
+        "trace_saved": Listed(100 * gain),
+        "rollout_ratios": Listed(rollout),
+        "group_ratios_two": Listed(ratio.group for ratio in two),
+        "group_ratios_three": Listed(ratio.group for ratio in three),
+        "second_moment_ratio": max(ratio.second_moment for ratio in (*two, *three)),
+        "verdict_variance_bound": verdict(group_bound_holds, with_condition=residual <= TOLERANCE),
+        "verdict_oracle": verdict(gain.max() <= TOLERANCE),
+        "verdict_rollout_bound": verdict(max(rollout) <= 1 + TOLERANCE),
+        "verdict_group_bound": verdict(group_bound_holds),
+    }
+
+
+def _factors() -> dict[str, object]:
+    """Factors on prompts' gradients over a grid of success rates and priors."""
+    rates, priors = np.linspace(0.05, 0.95, 19), np.arange(-9, 10) / 10
+    found = [scales(rates, prior) for prior in priors]
+    own, left_out_fixed, own_osla, left_out_osla = (
+        np.concatenate([each[label] for each in found])
+        for label in ("Eq. 9, fixed k", "Eq. 9 left out, fixed k", "Eq. 9, OSLA", "Eq. 9 left out, OSLA")
+    )
+
+    def smallest(k: int) -> float:
+        one = fixed(rates, k)
+        return min(gradient_scale(one, rates, *own_reward_advantages(one, prior)).min() for prior in priors)
+
+    def unbiased(factor: np.ndarray) -> bool:
+        return np.abs(factor - 1).max() <= TOLERANCE
+
+    return {
+        "own_factors": Span(own),
+        "own_osla_factors": Span(own_osla),
+        "left_out_osla_factors": Span(left_out_osla),
+        "left_out_bias": np.abs(left_out_fixed - 1).max(),
+        "smallest_factors": Listed(smallest(k) for k in (1, 2, 4, 8)),
+        "verdict_own_reward": verdict(unbiased(own)),
+        "verdict_left_out": verdict(unbiased(left_out_osla), with_condition=unbiased(left_out_fixed)),
+    }
+
+
+def _moments(policy: SoftmaxPolicy) -> dict[str, object]:
+    """The mean over the policy's prompts."""
+    found = across_prompts(policy, np.full(len(RATES), PRIOR))
+    rows = [
         f"| {label} | {m.scale.value:.3f} | {m.cosine.value:.4f} | "
         f"{np.linalg.norm(m.bias) / np.linalg.norm(m.gradient):.3f} | {m.trace.value:.3f} | "
         f"{m.relative_noise.value:.2f} |"
-        for label, m in whole.items()
-    )
-    caption = (
-        "Factor on a prompt's expected gradient, k_init = 4, Eq. 12 with c = 0.0039 and steps of 2 up to 16.\n\n"
-        "Exact moments of the mean over the policy's five prompts (p = 0.1 to 0.9, V = 0.8 for all), advantages not "
-        "normalised; OSLA spends more rollouts, so its noise is not comparable with fixed k:\n\n"
-        "| baseline | scale | cosine | bias / norm of g | trace | relative noise |\n|:--|--:|--:|--:|--:|--:|\n" + rows
-    )
-    return Section("The policy gradient", findings, [("gradient_scale", caption, draw_scale)])
+        for label, m in found.items()
+    ]
+    return {"mean_cosine": found["Eq. 9"].cosine.value, "moment_rows": "\n".join(rows)}
 
 
 def draw_scale() -> Figure:
@@ -297,3 +273,6 @@ def draw_scale() -> Figure:
         axis.set(title=f"V = {prior}", xlabel="success rate p", ylabel="length of the expected gradient / true")
     axes[0].legend(fontsize=8)
     return figure
+
+
+FIGURES = {"gradient_scale": draw_scale}

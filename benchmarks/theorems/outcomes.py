@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import binom
 
+from value_model.conversions import reward_of_success, value_of_probability
 from verl_v05 import fuse, rollout_target, squared_bias
 
 
@@ -25,7 +26,7 @@ class Outcomes(NamedTuple):
     @property
     def mean_reward(self) -> np.ndarray:
         """(O,)."""
-        return 2 * self.successes / self.k - 1
+        return reward_of_success(self.successes / self.k)
 
     def expect(self, values: np.ndarray) -> np.ndarray:
         """Expectation of values (O,) or (N, O), for each success rate, (N,)."""
@@ -46,7 +47,9 @@ def stopped(
     more = fixed(rates, step).probability
     while alive.any():
         successes = np.arange(k + 1)
-        asks = (k < rollout_target(squared_bias(2 * successes / k - 1, k, prior), cost)) & (k + step <= k_max)
+        asks = (k < rollout_target(squared_bias(reward_of_success(successes / k), k, prior), cost)) & (
+            k + step <= k_max
+        )
         ended.append((alive[:, ~asks], np.full((~asks).sum(), k), successes[~asks]))
         alive = np.stack([np.convolve(a, b) for a, b in zip(np.where(asks, alive, 0.0), more, strict=True)])
         k += step
@@ -56,7 +59,7 @@ def stopped(
 def squared_error(outcomes: Outcomes, rates: np.ndarray, prior: float) -> np.ndarray:
     """True mean squared error of Eq. 9's baseline at each success rate, (N,)."""
     baseline = fuse(outcomes.mean_reward, outcomes.k, prior).baseline
-    return outcomes.expect((baseline - (2 * np.asarray(rates)[:, None] - 1)) ** 2)
+    return outcomes.expect((baseline - value_of_probability(np.asarray(rates)[:, None])) ** 2)
 
 
 def gradient_scale(outcomes: Outcomes, rates: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> np.ndarray:

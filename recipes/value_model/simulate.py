@@ -1,8 +1,8 @@
 """Trajectories of simulated policies on the demo's arithmetic: ``python -m recipes.value_model.simulate --out FILE``.
 
-Real policies take minutes each, and a handful of them teach a value model their own strengths by heart. Simulated ones
-take milliseconds. They are warmed up as the demo's are (:mod:`recipes.demo.task`): a last digit is known or not, here
-with a bias for or against whole operations as well, and they get better from step to step.
+Real policies take minutes each, and a value model overfits to a handful of them. Simulated ones take milliseconds. They
+start as the demo's do after their warm-up (:mod:`recipes.demo.task`): a last digit is known or not, here with a bias
+for or against whole operations as well, and success rates rise from step to step.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pandas as pd
 from rich.console import Console
 
 from recipes.demo.task import DATA_SOURCE, LEVELS, Problem, draw_competences, split_problems
+from value_model.conversions import reward_of_success
 from value_model.trajectories import write_trajectories
 
 
@@ -37,14 +38,14 @@ class SimulationSettings:
 
 def simulate(settings: SimulationSettings, seed: int) -> pd.DataFrame:
     """A trajectory table; the same seed gives the same table, and more policies only add to it."""
-    tables = [_policy(settings, seed, number) for number in range(settings.policies)]
+    tables = [_simulate_policy(settings, seed, number) for number in range(settings.policies)]
     return pd.concat(tables, ignore_index=True)
 
 
-def _policy(settings: SimulationSettings, seed: int, number: int) -> pd.DataFrame:
+def _simulate_policy(settings: SimulationSettings, seed: int, number: int) -> pd.DataFrame:
     rng = np.random.default_rng([seed, number])
     problems, _ = split_problems(rng, settings.prompts, 0)
-    start = _logits(problems, settings, rng)
+    start = _initial_logits(problems, settings, rng)
     gain = rng.uniform(0, settings.growth) * rng.uniform(0, 2, len(problems))
     order = np.concatenate([rng.permutation(len(problems)) for _ in range(settings.steps)])
     rows = order[: settings.steps * settings.prompts_per_step]
@@ -55,16 +56,16 @@ def _policy(settings: SimulationSettings, seed: int, number: int) -> pd.DataFram
         {
             "model": f"simulated_{seed}_{number}",
             "step": step + 1,
-            "prompt_id": [_id(problems[row].prompt) for row in rows],
+            "prompt_id": [_prompt_id(problems[row].prompt) for row in rows],
             "prompt": [problems[row].prompt for row in rows],
             "data_source": DATA_SOURCE,
-            "score": 2 * wins / settings.rollouts - 1,
+            "score": reward_of_success(wins / settings.rollouts),
             "n": settings.rollouts,
         }
     )
 
 
-def _logits(problems: Sequence[Problem], settings: SimulationSettings, rng: np.random.Generator) -> np.ndarray:
+def _initial_logits(problems: Sequence[Problem], settings: SimulationSettings, rng: np.random.Generator) -> np.ndarray:
     """Each problem's log-odds at the start."""
     competences = draw_competences(rng)
     bias = rng.normal(0, rng.uniform(0, settings.operation_bias), len(LEVELS))
@@ -74,7 +75,7 @@ def _logits(problems: Sequence[Problem], settings: SimulationSettings, rng: np.r
     return np.log(known / (1 - known)) + shift + rng.normal(0, settings.prompt_noise, len(problems))
 
 
-def _id(prompt: str) -> str:
+def _prompt_id(prompt: str) -> str:
     return blake2b(prompt.encode(), digest_size=8).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Predictors of success that need no value model: what V0 has to beat."""
+"""Baselines of the evaluation: predictors of success without a value model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STRENGTHS = np.logspace(-3, 3, 7)  # of regularisation
 
 
 class Predictor(ABC):
-    """Predicts success probabilities of one (model, step)'s prompts. ``name`` is how tables call it."""
+    """Predicts success probabilities of one (model, step)'s prompts. ``name`` is its label in tables."""
 
     name: str
 
@@ -33,31 +33,32 @@ class Predictor(ABC):
 
         Args:
             context: trajectories measured on other prompts by the same model; at least one row.
-            queries: trajectories asked for; ``score`` and ``n`` are the truth and not to be looked at.
+            queries: trajectories to predict; ``score`` and ``n`` are the target, which a predictor must not use.
         """
 
 
 class Learner(Predictor):
-    """A predictor that is fitted to rows: to the context ("in context"), or once to many rows by :class:`Fitted`."""
+    """A predictor fitted to rows: to each task's context ("in context"), or once to many rows by :class:`Fitted`."""
 
     @abstractmethod
     def fit(self, rows: pd.DataFrame) -> Fit:
-        """The function from queries to probabilities that the rows teach."""
+        """Fit to ``rows``; returns the function from queries to probabilities."""
 
     def predict(self, context: pd.DataFrame, queries: pd.DataFrame) -> np.ndarray:
         return np.clip(self.fit(context)(queries), 0, 1)
 
 
 class Fitted(Predictor):
-    """A learner fitted once, to rows of any models and steps; of the context it only uses the level.
+    """A learner fitted once, to rows of any models and steps; it uses only the mean success of the context.
 
-    The rows may be of later steps than the queries' one: it then knows what no predictor in a run could.
+    The rows may be of later steps than the queries' step: the predictor then uses outcomes that are not available at
+    that step of a run.
 
     Args:
         learner: what to fit.
         rows: what to fit it to.
-        level: shift every prediction by what the context's mean success is above that of ``rows``; without it a
-            model or step that differs from the average one gets the average one's probabilities.
+        level: add the context's mean success minus that of ``rows`` to every prediction; without it, the predictions
+            do not depend on the model and step of the queries.
     """
 
     def __init__(self, learner: Learner, rows: pd.DataFrame, level: bool = True):
@@ -84,14 +85,14 @@ class GlobalMean(Learner):
 class PromptHistory(Predictor):
     """The prompt's own outcomes of the same model at earlier steps, smoothed with the context's mean success.
 
-    p = (a + strength * g) / (a + b + strength), with a successes and b failures so far, each visit's multiplied by
-    ``forgetting`` for every later one: the formula of ``verl_v05.prior.HistoryPrior``, whose g is the mean of all
-    prompts seen. A prompt without a past gets g.
+    p = (a + strength * g) / (a + b + strength), with a successes and b failures so far; each visit's counts are
+    multiplied by ``forgetting`` once for every later visit: the formula of ``verl_v05.prior.HistoryPrior``, whose g is
+    the mean of all prompts seen. A prompt without earlier outcomes gets g.
 
     Args:
-        history: trajectories to look the past up in. It may hold the queries' own rows: those are not earlier.
+        history: trajectories with the earlier outcomes. It may contain the queries' own rows, which are not used.
         forgetting: in [0, 1].
-        strength: rollouts that g is worth, > 0.
+        strength: weight of g in rollouts, > 0.
     """
 
     name = "prompt history"
@@ -122,13 +123,13 @@ class PromptHistory(Predictor):
 
 
 class EmbeddingLearner(Learner):
-    """A learner on embeddings scaled to length 1.
+    """A learner on embeddings normalised to unit length.
 
-    Rows of the same prompt become one, with their mean success and as much weight as there were rows: leaving a row
-    out to choose a setting then leaves its prompt out.
+    Rows of the same prompt are merged into one, with their mean success and their number as its weight, so that
+    cross-validation of a hyperparameter never has one prompt on both sides of a split.
 
     Args:
-        embed: texts -> array of shape (texts, d); see :func:`remembered` to embed a text only once.
+        embed: texts -> array of shape (texts, d); see :func:`remembered` for a cache.
     """
 
     def __init__(self, embed: Embed):
@@ -137,7 +138,7 @@ class EmbeddingLearner(Learner):
     def fit(self, rows: pd.DataFrame) -> Fit:
         prompts = rows.assign(success=success).groupby("prompt", sort=False)["success"].agg(["mean", "size"])
         if len(prompts) < FOLDS or prompts["mean"].nunique() == 1:
-            return GlobalMean().fit(rows)  # nothing to choose a setting by
+            return GlobalMean().fit(rows)  # too few prompts, or only one target value, to choose a hyperparameter
         features = self._features(prompts.index)
         function = self.learn(features, prompts["mean"].to_numpy(), prompts["size"].to_numpy(dtype=np.float64))
         return lambda queries: function(self._features(queries["prompt"]))
@@ -146,11 +147,11 @@ class EmbeddingLearner(Learner):
     def learn(
         self, features: np.ndarray, success: np.ndarray, weight: np.ndarray
     ) -> Callable[[np.ndarray], np.ndarray]:
-        """The function from (queries, d) features to probabilities that is learnt.
+        """Fit; returns the function from (queries, d) features to probabilities.
 
         Args:
             features: shape (prompts, d), of at least 5 prompts.
-            success: rates, shape (prompts,), not all alike.
+            success: rates, shape (prompts,), not all equal.
             weight: shape (prompts,).
         """
 
@@ -159,7 +160,7 @@ class EmbeddingLearner(Learner):
 
 
 class KNearest(EmbeddingLearner):
-    """Mean success of the k nearest prompts, the k of least squared error when each prompt is left out in turn."""
+    """Mean success of the k nearest prompts; k minimises the leave-one-out squared error."""
 
     name = "kNN"
 
@@ -171,7 +172,7 @@ class KNearest(EmbeddingLearner):
         self, features: np.ndarray, success: np.ndarray, weight: np.ndarray
     ) -> Callable[[np.ndarray], np.ndarray]:
         neighbours = NearestNeighbors(n_neighbors=min(self.max_k, len(features) - 1)).fit(features)
-        left_out = _running_mean(success[neighbours.kneighbors(return_distance=False)])
+        left_out = _cumulative_means(success[neighbours.kneighbors(return_distance=False)])
         errors = np.average((left_out - success[:, None]) ** 2, axis=0, weights=weight)
         k = int(errors.argmin()) + 1
         return lambda queries: success[neighbours.kneighbors(queries, k, return_distance=False)].mean(axis=1)
@@ -203,7 +204,7 @@ class Logistic(EmbeddingLearner):
 
 
 class _SoftLogistic(RegressorMixin, BaseEstimator):
-    """scikit-learn's logistic regression for success rates: each row once per class, weighted by its rate."""
+    """scikit-learn's logistic regression for success rates: each row once per class, weighted by that class's rate."""
 
     def __init__(self, strength: float = 1.0):
         self.strength = strength
@@ -221,7 +222,7 @@ class _SoftLogistic(RegressorMixin, BaseEstimator):
 
 
 def remembered(embed: Embed) -> Embed:
-    """The same function, computing each text once; keeps every embedding in memory."""
+    """``embed`` with an unbounded cache: each text is computed once."""
     known: dict[str, np.ndarray] = {}
 
     def recall(texts: Sequence[str]) -> np.ndarray:
@@ -233,17 +234,17 @@ def remembered(embed: Embed) -> Embed:
     return recall
 
 
-def in_context(embed: Embed | None) -> list[Predictor]:
+def in_context_baselines(embed: Embed | None) -> list[Predictor]:
     """Every baseline that learns from the context alone; without ``embed`` only the global mean."""
     embedding_learners = [KNearest, Ridge, Logistic] if embed else []
     return [GlobalMean(), *(learner(embed) for learner in embedding_learners)]
 
 
-def fitted(embed: Embed | None, rows: pd.DataFrame) -> list[Predictor]:
-    """Every baseline fitted to all rows, with the level of the context."""
-    return [Fitted(learner, rows) for learner in in_context(embed) if isinstance(learner, EmbeddingLearner)]
+def fitted_baselines(embed: Embed | None, rows: pd.DataFrame) -> list[Predictor]:
+    """Every baseline fitted to all rows, shifted to the context's mean success."""
+    return [Fitted(learner, rows) for learner in in_context_baselines(embed) if isinstance(learner, EmbeddingLearner)]
 
 
-def _running_mean(values: np.ndarray) -> np.ndarray:
+def _cumulative_means(values: np.ndarray) -> np.ndarray:
     """Mean of the first 1, 2, ... columns."""
     return np.cumsum(values, axis=1) / np.arange(1, values.shape[1] + 1)

@@ -1,12 +1,12 @@
-"""How good predicted success probabilities are. Pure functions of numpy arrays, in float64.
+"""Metrics of predicted success probabilities. Pure functions of numpy arrays, in float64.
 
 ``score`` is a measured mean reward in [-1, 1], ``p`` a predicted success probability in [0, 1], ``V = 2p - 1`` the
-value that V0.5's baseline uses, ``group`` the (model, step) a row belongs to; all of shape (rows,). A metric that the
-data do not determine, such as the AUC of one class, is NaN.
+value that V0.5's baseline uses, ``group`` the (model, step) a row belongs to; all of shape (rows,). A metric that is
+undefined for the data, such as the AUC of one class, is NaN.
 
-Names against those of the authors' V0 code: their gAUC is :func:`grouped_auc` (over steps there, over (model, step)
-here), their "strict" pair accuracy is :func:`separated_pair_accuracy`, their "RLHF" (ranking) pair accuracy is
-:func:`pair_accuracy` with ``strict=True``; their pairs are a few chosen ones of one prompt set, ours are all pairs.
+Names in the authors' V0 code: their gAUC is :func:`grouped_auc` (over steps there, over (model, step) here),
+their "strict" pair accuracy is :func:`separated_pair_accuracy`, their "RLHF" (ranking) pair accuracy is
+:func:`pair_accuracy` with ``strict=True``; they select a few pairs of one prompt set, here all pairs count.
 """
 
 from __future__ import annotations
@@ -20,19 +20,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-
-def hard_label(score: ArrayLike) -> np.ndarray:
-    """What the in-context head and the AUC take for a success: score >= 0."""
-    return np.asarray(score, dtype=np.float64) >= 0
-
-
-def success_rate(score: ArrayLike) -> np.ndarray:
-    """Scores in [-1, 1] as success rates in [0, 1]."""
-    return (np.asarray(score, dtype=np.float64) + 1) / 2
+from value_model.conversions import hard_label, success_of_reward, value_of_probability
 
 
 def auc(label: ArrayLike, p: ArrayLike) -> float:
-    """Chance that a positive row has a larger p than a negative one, ties counting half; NaN with one class."""
+    """Probability that a positive row has a larger p than a negative one, ties counting half; NaN with one class."""
     return grouped_auc(label, p, np.zeros(len(np.asarray(label))))
 
 
@@ -43,9 +35,9 @@ def grouped_auc(label: ArrayLike, p: ArrayLike, group: ArrayLike, weighted: bool
         label: truth, shape (rows,).
         p: prediction, shape (rows,).
         group: any labels, shape (rows,).
-        weighted: weigh a group by its rows, as the V0 code does; False weighs all groups alike.
+        weighted: weight each group by its number of rows, as the V0 code does; False weights all groups equally.
     """
-    label, p = _rows(label, p)
+    label, p = _checked_rows(label, p)
     key, index, size = _ranked_in_groups(p, group)
     # Ranks of the composite key run through the groups one after another; each group's own start at 1.
     rank = stats.rankdata(key) - (np.cumsum(size) - size)[index]
@@ -61,7 +53,7 @@ def grouped_auc(label: ArrayLike, p: ArrayLike, group: ArrayLike, weighted: bool
 def pair_accuracy(score: ArrayLike, p: ArrayLike, group: ArrayLike | None = None, strict: bool = False) -> float:
     """Share of the pairs of a group with different scores that p orders as the scores do; NaN without such pairs.
 
-    Finer than the AUC, which only knows two classes. All pairs of all groups weigh the same.
+    Uses all scores, where the AUC uses two classes only. All pairs of all groups have the same weight.
 
     Args:
         score: shape (rows,).
@@ -69,12 +61,12 @@ def pair_accuracy(score: ArrayLike, p: ArrayLike, group: ArrayLike | None = None
         group: pairs are only made inside a group, shape (rows,); None is one group.
         strict: a tie in p is an error; False counts it half, so that a constant p has 0.5 instead of 0.
     """
-    score, p = _rows(score, p)
+    score, p = _checked_rows(score, p)
     group = np.zeros(len(score)) if group is None else group
     x, y = _ranked_in_groups(score, group)[0], _ranked_in_groups(p, group)[0]
-    pairs, tied_x, tied_y, tied_both = (_tied_pairs(t) for t in (np.zeros_like(x), x, y, _dense(x, y)))
-    # Composite keys order any two rows of different groups alike, so such pairs are concordant and drop out below.
-    across = pairs - _tied_pairs(_dense(group))
+    pairs, tied_x, tied_y, tied_both = (_tied_pairs(t) for t in (np.zeros_like(x), x, y, _category_codes(x, y)))
+    # x and y order two rows of different groups in the same way, so such pairs are concordant and are subtracted below.
+    across = pairs - _tied_pairs(_category_codes(group))
     comparable = pairs - tied_x - across
     if comparable == 0:
         return float("nan")
@@ -91,12 +83,12 @@ def pair_accuracy(score: ArrayLike, p: ArrayLike, group: ArrayLike | None = None
 def separated_pair_accuracy(score: ArrayLike, p: ArrayLike, group: ArrayLike | None = None) -> float:
     """Share of a group's (success, failure) pairs with p > 0.5 for the success and p <= 0.5 for the failure.
 
-    Depends on the level of p as well as on its order; NaN if no group has both classes.
+    Depends on the values of p, not only on their order; NaN if no group has both classes.
     """
-    score, p = _rows(score, p)
-    index = _dense(np.zeros(len(score)) if group is None else group)
-    label, says = hard_label(score), p > 0.5
-    right = np.bincount(index, label & says) * np.bincount(index, ~label & ~says)
+    score, p = _checked_rows(score, p)
+    index = _category_codes(np.zeros(len(score)) if group is None else group)
+    label, predicted = hard_label(score), p > 0.5
+    right = np.bincount(index, label & predicted) * np.bincount(index, ~label & ~predicted)
     pairs = np.bincount(index, label) * np.bincount(index, ~label)
     return float(right.sum() / pairs.sum()) if pairs.any() else float("nan")
 
@@ -104,14 +96,14 @@ def separated_pair_accuracy(score: ArrayLike, p: ArrayLike, group: ArrayLike | N
 def brier(score: ArrayLike, p: ArrayLike, n: ArrayLike | None = None) -> float:
     """Mean squared error of p against the measured success rate, in [0, 1].
 
-    With ``n`` (rollouts of each row) it is the Brier score of p against every single rollout instead, which
-    contains the rollouts' own variance; exact for rewards of -1 and 1.
+    With ``n`` (rollouts of each row) it is the Brier score of p against each single rollout instead, which
+    includes the rollouts' variance; exact for rewards of -1 and 1.
     """
-    score, p = _rows(score, p)
-    rate = success_rate(score)
+    score, p = _checked_rows(score, p)
+    rate = success_of_reward(score)
     if n is None:
         return float(np.mean((p - rate) ** 2))
-    return float(np.average((p - rate) ** 2 + rate * (1 - rate), weights=_rows(n)[0]))
+    return float(np.average((p - rate) ** 2 + rate * (1 - rate), weights=_checked_rows(n)[0]))
 
 
 def reliability(score: ArrayLike, p: ArrayLike, bins: int = 10) -> pd.DataFrame:
@@ -124,15 +116,15 @@ def reliability(score: ArrayLike, p: ArrayLike, bins: int = 10) -> pd.DataFrame:
 
 def bin_sums(score: ArrayLike, p: ArrayLike, bins: int) -> np.ndarray:
     """Rows, sum of p and sum of the success rates of each bin of p, shape (3, bins)."""
-    score, p = _rows(score, p)
-    index = np.minimum((p * bins).astype(int), bins - 1)
-    return np.array([np.bincount(index, x, bins) for x in (np.ones_like(p), p, success_rate(score))])
+    score, p = _checked_rows(score, p)
+    index = np.minimum((p * bins).astype(int), bins - 1)  # p = 1 belongs to the last bin
+    return np.array([np.bincount(index, x, bins) for x in (np.ones_like(p), p, success_of_reward(score))])
 
 
 def ece(score: ArrayLike, p: ArrayLike, bins: int = 10) -> float:
     """Expected calibration error: mean over rows of |mean p - mean success| of their bin.
 
-    Never negative, so noise in the bins raises it: compare it at equal numbers of rows only.
+    Sampling noise in the bins biases it upwards: compare it at equal numbers of rows only.
     """
     rows, p, rate = bin_sums(score, p, bins)
     return float(np.abs(p - rate).sum() / rows.sum())
@@ -140,23 +132,23 @@ def ece(score: ArrayLike, p: ArrayLike, bins: int = 10) -> float:
 
 def value_mse(score: ArrayLike, p: ArrayLike) -> float:
     """Mean of (V - score)^2: the squared error of the value, plus the sampling noise of the scores."""
-    score, p = _rows(score, p)
-    return float(np.mean((2 * p - 1 - score) ** 2))
+    score, p = _checked_rows(score, p)
+    return float(np.mean((value_of_probability(p) - score) ** 2))
 
 
 def value_mse_unbiased(score: ArrayLike, n: ArrayLike, p: ArrayLike) -> float:
-    """Estimate of the mean of (V - E[reward])^2, the error that the baseline of V0.5 suffers from.
+    """Estimate of the mean of (V - E[reward])^2, the error of V as the baseline of V0.5.
 
-    Takes the sampling variance of each score, estimated by (1 - score^2) / (n - 1), off :func:`value_mse`. Unbiased
-    for rewards of -1 and 1 (for rewards in between it is too low) and so negative now and then. Rows with n = 1 tell
-    nothing of their variance and are left out; NaN if there are no others.
+    Subtracts the sampling variance of each score, estimated by (1 - score^2) / (n - 1), from :func:`value_mse`.
+    Unbiased for rewards of -1 and 1 (biased low for rewards in between), so it can be negative. Rows with n = 1 allow
+    no estimate of their variance and are left out; NaN if there are no others.
     """
-    score, n, p = _rows(score, n, p)
+    score, n, p = _checked_rows(score, n, p)
     several = n >= 2
     if not several.any():
         return float("nan")
     score, n, p = score[several], n[several], p[several]
-    return float(np.mean((2 * p - 1 - score) ** 2 - (1 - score**2) / (n - 1)))
+    return float(np.mean((value_of_probability(p) - score) ** 2 - (1 - score**2) / (n - 1)))
 
 
 def resample(
@@ -164,7 +156,7 @@ def resample(
 ) -> np.ndarray:
     """The metric on ``n`` cluster bootstrap resamples: units are drawn with replacement, with all their rows.
 
-    Rows of one prompt are not independent of each other, so the unit to draw is the prompt. The draws depend on
+    Rows of one prompt are not independent of each other, so the unit should be the prompt. The draws depend on
     ``unit`` and ``seed`` alone: two metrics can be compared draw by draw.
 
     Args:
@@ -177,47 +169,47 @@ def resample(
     Returns:
         Shape (n, *shape of the metric).
     """
-    arrays = tuple(np.asarray(a) for a in arrays)
-    index = _dense(unit)
+    columns = [np.asarray(a) for a in arrays]
+    index = _category_codes(unit)
     rows_of = np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(n):
         rows = np.concatenate([rows_of[u] for u in rng.integers(len(rows_of), size=len(rows_of))])
-        draws.append(metric(*(a[rows] for a in arrays)))
+        draws.append(metric(*(column[rows] for column in columns)))
     return np.array(draws, dtype=np.float64)
 
 
 def interval(draws: np.ndarray, level: float = 0.95) -> np.ndarray:
-    """Percentile interval over the first axis of ``draws``, shape (2, ...); draws that are NaN do not count."""
+    """Percentile interval over the first axis of ``draws``, shape (2, ...); NaN draws are ignored."""
     tail = 50 * (1 - level)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # nothing but NaN: NaN
+        warnings.simplefilter("ignore", RuntimeWarning)  # an all-NaN slice gives NaN
         return np.nanpercentile(draws, [tail, 100 - tail], axis=0)
 
 
-def bootstrap(
+def bootstrap_interval(
     metric: Callable[..., Any], *arrays: ArrayLike, unit: ArrayLike, seed: int = 0, n: int = 1000, level: float = 0.95
 ) -> np.ndarray:
     """(low, high) of the metric by :func:`resample`, shape (2, *shape of the metric)."""
     return interval(resample(metric, *arrays, unit=unit, seed=seed, n=n), level)
 
 
-def _rows(*arrays: ArrayLike) -> tuple[np.ndarray, ...]:
-    """Float64 copies, one-dimensional, equally long, finite and not empty."""
-    arrays = tuple(np.asarray(a, dtype=np.float64) for a in arrays)
-    shapes = {a.shape for a in arrays}
-    if len(shapes) > 1 or arrays[0].ndim != 1 or not len(arrays[0]):
-        raise ValueError(f"expected arrays of one shape (rows,) with at least one row, got {[a.shape for a in arrays]}")
-    for array in arrays:
-        if not np.isfinite(array).all():
-            row = int((~np.isfinite(array)).argmax())
-            raise ValueError(f"row {row} is {array[row]}; leave rows without a prediction or a score out")
-    return arrays
+def _checked_rows(*arrays: ArrayLike) -> tuple[np.ndarray, ...]:
+    """The arrays as float64, checked to be one-dimensional, equally long, finite and not empty."""
+    columns = tuple(np.asarray(a, dtype=np.float64) for a in arrays)
+    shapes = [column.shape for column in columns]
+    if len(set(shapes)) > 1 or columns[0].ndim != 1 or not len(columns[0]):
+        raise ValueError(f"expected arrays of one shape (rows,) with at least one row, got {shapes}")
+    for column in columns:
+        if not np.isfinite(column).all():
+            row = int((~np.isfinite(column)).argmax())
+            raise ValueError(f"row {row} is {column[row]}; leave rows without a prediction or a score out")
+    return columns
 
 
-def _dense(*columns: ArrayLike) -> np.ndarray:
-    """Whole numbers 0, 1, ... for the distinct (combinations of) values, in their order."""
+def _category_codes(*columns: ArrayLike) -> np.ndarray:
+    """Integer codes 0, 1, ... of the distinct (combinations of) values, in sorted order."""
     index = np.unique(np.asarray(columns[0]), return_inverse=True)[1].reshape(-1)
     for column in columns[1:]:
         other = np.unique(np.asarray(column), return_inverse=True)[1].reshape(-1)
@@ -226,9 +218,9 @@ def _dense(*columns: ArrayLike) -> np.ndarray:
 
 
 def _ranked_in_groups(value: np.ndarray, group: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(keys that order rows by (group, value), group numbers of the rows, rows of each group)."""
-    index = _dense(group)
-    return _dense(index, value), index, np.bincount(index)
+    """(keys that order rows by (group, value), group code of each row, number of rows of each group)."""
+    index = _category_codes(group)
+    return _category_codes(index, value), index, np.bincount(index)
 
 
 def _tied_pairs(key: np.ndarray) -> int:

@@ -1,8 +1,9 @@
-"""Synthetic tasks for in-context learning: rows of features, and how often each row succeeds.
+"""Synthetic tasks for in-context learning: rows of features, and the success rate of each row.
 
-A task is drawn in three parts: what a row is (Gaussian factors, clusters, tokens), how its logit of success depends
-on that (linear, smooth, a network, prototypes, products, thresholds), and how the row is seen (mixed, rotated, warped,
-among irrelevant columns). Success is noisy: part of the logit is invisible, and labels come from 1 to 16 rollouts.
+A task is drawn in three parts: the latent factors of a row (Gaussian, clusters, tokens), how its logit of success
+depends on them (linear, smooth, a network, prototypes, products, thresholds), and the observed features (factors mixed,
+rotated, warped, among irrelevant columns). Success is noisy: part of the logit is independent of the features, and
+labels come from 1 to 16 rollouts.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from value_model.conversions import hard_label, reward_of_success
+
 Array = np.ndarray
 Structure = Callable[[np.random.Generator, int], Array]  # (rng, rows) -> factors (rows, d)
-Response = Callable[[np.random.Generator, Array], Array]  # (rng, factors) -> one number a row (rows,)
+Response = Callable[[np.random.Generator, Array], Array]  # (rng, factors) -> one number per row (rows,)
 
 MAX_ROLLOUTS = 16
 _EPSILON = 1e-6
@@ -23,18 +26,18 @@ _EPSILON = 1e-6
 class Tasks(NamedTuple):
     """A batch of tasks; float32 arrays."""
 
-    x: Array  # features as seen, (batch, rows, features)
+    x: Array  # observed features, (batch, rows, features)
     probability: Array  # true success probability of each row, in (0, 1), (batch, rows)
     success_rate: Array  # mean of the task's rollouts for each row, in [0, 1], (batch, rows)
 
     @property
     def labels(self) -> Array:
         """Hard label of each row as the value model makes it: success rate of at least a half, (batch, rows) bool."""
-        return self.success_rate >= 0.5
+        return hard_label(reward_of_success(self.success_rate))
 
 
 def sample_tasks(rng: np.random.Generator, batch: int, rows: int, features: int) -> Tasks:
-    """Draw ``batch`` independent tasks of ``rows`` rows and ``features`` columns; ``rng`` alone decides which.
+    """Draw ``batch`` independent tasks of ``rows`` rows and ``features`` columns; they depend on ``rng`` alone.
 
     Raises:
         ValueError: ``batch`` or ``features`` below 1, or fewer than 2 rows.
@@ -54,7 +57,7 @@ def _sample_task(rng: np.random.Generator, rows: int, features: int) -> tuple[Ar
 
 
 def _choose(rng: np.random.Generator, options: Sequence) -> Callable:
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]
 
 
 def _standardise(values: Array) -> Array:
@@ -66,7 +69,7 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _success_probability(rng: np.random.Generator, response: Array) -> Array:
-    """Base rate, signal and invisible noise; large scales give U-shaped success rates."""
+    """Sigmoid of base rate, signal and unobserved noise; large scales give U-shaped success rates."""
     invisible = rng.beta(1.0, 1.5)
     signal = np.sqrt(1 - invisible) * response + np.sqrt(invisible) * rng.standard_normal(len(response))
     scale = _log_uniform(rng, 0.7, 8.0)
@@ -74,7 +77,7 @@ def _success_probability(rng: np.random.Generator, response: Array) -> Array:
     return 1 / (1 + np.exp(-np.clip(base + scale * signal, -15, 15)))
 
 
-# What a row is.
+# Latent factors of the rows.
 
 
 def _gaussian_factors(rng: np.random.Generator, rows: int) -> Array:
@@ -91,7 +94,7 @@ def _clusters(rng: np.random.Generator, rows: int) -> Array:
 
 
 def _tokens(rng: np.random.Generator, rows: int) -> Array:
-    """A short text: one token out of a small vocabulary in each slot, one-hot (operands, operators, templates)."""
+    """A model of short texts: in each slot one token of a small vocabulary, one-hot (operand, operator, template)."""
     slots = [_one_hot(rng, rows) for _ in range(rng.integers(2, 7))]
     return np.concatenate(slots, axis=1)
 
@@ -135,7 +138,7 @@ def _network(rng: np.random.Generator, factors: Array) -> Array:
 
 
 def _prototypes(rng: np.random.Generator, factors: Array) -> Array:
-    """Each row takes the values of the prototypes near it, the nearest most."""
+    """Average of the prototypes' values, weighted by a softmax of their negative distances to the row."""
     prototypes = factors[rng.choice(len(factors), min(len(factors), int(rng.integers(3, 17))), replace=False)]
     distance = ((factors[:, None] - prototypes) ** 2).mean(-1)
     nearness = np.exp(-(distance - distance.min(1, keepdims=True)) / _log_uniform(rng, 0.05, 1.0))
@@ -143,14 +146,15 @@ def _prototypes(rng: np.random.Generator, factors: Array) -> Array:
 
 
 def _products(rng: np.random.Generator, factors: Array) -> Array:
-    """Additive part plus products: of tokens, whether two of them come together."""
+    """Linear part plus products; for one-hot tokens a product depends on their co-occurrence."""
     pairs = sum(_standardise(_linear(rng, factors) * _linear(rng, factors)) for _ in range(rng.integers(1, 3)))
     return _standardise(_linear(rng, factors)) + rng.uniform(0.2, 1.0) * pairs
 
 
 def _thresholds(rng: np.random.Generator, factors: Array) -> Array:
-    """A sum of steps, each along one factor or one direction."""
-    return sum(_step(rng, factors) for _ in range(rng.integers(1, 6)))
+    """A sum of step functions, each of one factor or of one direction."""
+    steps = (_step(rng, factors) for _ in range(rng.integers(1, 6)))
+    return sum(steps, start=np.zeros(len(factors)))
 
 
 def _step(rng: np.random.Generator, factors: Array) -> Array:
@@ -158,15 +162,15 @@ def _step(rng: np.random.Generator, factors: Array) -> Array:
     return rng.standard_normal() * (values > rng.choice(values))
 
 
-# Linear twice: at this little signal most of what can be learnt from a few hundred noisy labels is linear.
+# _linear is twice as likely: at this noise, most of what a few hundred labels can teach is linear.
 RESPONSES: tuple[Response, ...] = (_linear, _linear, _smooth, _network, _prototypes, _products, _thresholds)
 
 
-# How the row is seen.
+# Observed features of the rows.
 
 
 def _observe(rng: np.random.Generator, factors: Array, features: int) -> Array:
-    """Columns seen of the factors: relevant ones in some view, irrelevant ones, in random order or by variance."""
+    """Observed columns: relevant ones by one of the views, then irrelevant ones; in random order or by variance."""
     relevant = features if rng.random() < 0.4 else int(rng.integers(max(1, features // 6), features + 1))
     columns = _choose(rng, VIEWS)(rng, factors, relevant)
     columns = _standardise(columns) + _log_uniform(rng, 0.01, 0.7) * rng.standard_normal(columns.shape)
@@ -177,12 +181,12 @@ def _observe(rng: np.random.Generator, factors: Array, features: int) -> Array:
 
 
 def _mixed(rng: np.random.Generator, factors: Array, count: int) -> Array:
-    """Random projections: every column carries a little of every factor, as an embedding's does."""
+    """Random projections: every column depends on every factor, as in an embedding."""
     return factors @ rng.standard_normal((factors.shape[1], count))
 
 
 def _sparsely_mixed(rng: np.random.Generator, factors: Array, count: int) -> Array:
-    """Every column carries one to three factors."""
+    """Every column depends on one to three factors."""
     mixing = np.zeros((factors.shape[1], count))
     for column in mixing.T:
         column[rng.integers(factors.shape[1], size=rng.integers(1, 4))] = rng.choice([-1.0, 1.0])
@@ -205,7 +209,7 @@ VIEWS = (_mixed, _sparsely_mixed, _encoded, _unit_length)
 
 
 def _irrelevant(rng: np.random.Generator, rows: int, count: int) -> Array:
-    """Columns that say nothing of the success; half of the time they resemble each other."""
+    """Columns that do not depend on the success; with probability 1/2 they are correlated with each other."""
     noise = rng.standard_normal((rows, count))
     return noise @ rng.standard_normal((count, count)) if rng.random() < 0.5 else noise
 
@@ -220,7 +224,7 @@ def _warp(rng: np.random.Generator, columns: Array) -> Array:
 
 
 def _by_variance(columns: Array) -> Array:
-    """Principal components, the largest first; columns beyond the rank are left at zero."""
+    """Principal components, the largest first; columns beyond the rank are zero."""
     centred = columns - columns.mean(0)
     components = np.linalg.svd(centred, full_matrices=False)
     scores = np.zeros_like(columns)

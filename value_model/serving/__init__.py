@@ -1,1 +1,1 @@
-"""Serving a value model: replicas beside the policy, and an HTTP endpoint."""
+"""Serving a value model: replicas next to the policy's ranks, and an HTTP endpoint."""

@@ -1,10 +1,10 @@
 """Optional HTTP endpoint of the value model: ``python -m value_model.serving.http``.
 
     POST /v1/predict {"context": [{"prompt", "score"}], "prompts": [...]} -> {"probabilities", "model", "seconds"}
-    GET  /health     who answers; the port opens once the model is loaded
+    GET  /health     name of the model and version of the package; the port opens once the model is loaded
     GET  /metrics    prometheus text
 
-Refusals are JSON ``{"detail": message}`` (413 may be plain text). With a token, every route but /health needs
+Error responses are JSON ``{"detail": message}`` (413 may be plain text). With a token, every route but /health needs
 ``Authorization: Bearer <token>``; without one only loopback addresses are served.
 """
 
@@ -31,6 +31,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from value_model.config_loader import config_from_dict
 from value_model.serving.http_settings import LIMITS, TOKEN_ENV, ServerSettings, read_token
 
 logger = logging.getLogger(__name__)
@@ -39,41 +40,43 @@ COMMAND = "python -m value_model.serving.http"
 PREDICT = "/v1/predict"
 HEALTH = "/health"
 SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-CLIENT_GONE = 499  # nginx's code; nobody reads it but the metrics
+CLIENT_CLOSED_REQUEST = 499  # nginx's code; the client is gone, but the metrics count it
 
 
-class Model(Protocol):
-    """What is served: :class:`value_model.model.ValueModel`, or anything that answers like it."""
+class ServedModel(Protocol):
+    """The part of :class:`value_model.model.ValueModel`'s interface that the endpoint uses."""
 
     def predict(
         self, context_prompts: Sequence[str], context_scores: Sequence[float], prompts: Sequence[str]
     ) -> np.ndarray: ...
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
+    """JSON without unknown keys and without conversions between types."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Example(Strict):
+class Example(StrictModel):
     """A prompt and its mean outcome."""
 
     prompt: str
     score: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 
-class PredictRequest(Strict):
+class PredictRequest(StrictModel):
     context: list[Example]
     prompts: Annotated[list[str], Field(min_length=1)]
 
 
-class PredictResponse(Strict):
-    probabilities: list[float | None]  # in the order of the prompts; null where the model has no answer
+class PredictResponse(StrictModel):
+    probabilities: list[float | None]  # in the order of the prompts; null where the prediction is not finite
     model: str
-    seconds: float  # spent by the model, waiting left out
+    seconds: float  # of the prediction, without the time in the queue
 
 
 class Metrics:
-    """Counters of one app, in a registry of their own so that several apps fit into a process."""
+    """Counters of one app, in its own registry, because metric names must be unique in a registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -84,8 +87,8 @@ class Metrics:
         self.in_flight = Gauge(f"{name}_in_flight", "predict requests running or waiting", registry=self.registry)
 
 
-class Gate:
-    """Outermost layer: sends strangers away before their body is read, counts what is answered to predict."""
+class AuthenticationMiddleware:
+    """Outermost middleware: responds 401 to a wrong token without reading the body; counts responses of predict."""
 
     def __init__(self, app: ASGIApp, token: str | None, metrics: Metrics):
         self._app = app
@@ -95,46 +98,47 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        app = self._app if self._may_enter(scope) else _unauthorized()
+        app = self._app if self._is_authorized(scope) else _unauthorized_response()
         if scope["path"] != PREDICT:
             return await app(scope, receive, send)
 
-        async def counted(message: Message) -> None:
+        async def counting_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._metrics.requests.labels(message["status"]).inc()
             await send(message)
 
         with self._metrics.in_flight.track_inprogress():
-            await app(scope, receive, counted)
+            await app(scope, receive, counting_send)
 
-    def _may_enter(self, scope: Scope) -> bool:
+    def _is_authorized(self, scope: Scope) -> bool:
         if self._expected is None or scope["path"] == HEALTH:
             return True
+        # Constant-time comparison: response times reveal nothing about the token.
         return hmac.compare_digest(dict(scope["headers"]).get(b"authorization", b""), self._expected)
 
 
-class Turns:
-    """One prediction at a time in a worker thread; a model is not thread-safe."""
+class PredictionQueue:
+    """One prediction at a time in a worker thread, because a model is not thread-safe."""
 
-    def __init__(self, model: Model, settings: ServerSettings, metrics: Metrics):
+    def __init__(self, model: ServedModel, settings: ServerSettings, metrics: Metrics):
         self._model = model
         self._settings = settings
         self._metrics = metrics
         self._limiter = CapacityLimiter(1)
 
     async def predict(self, body: PredictRequest, request: Request) -> PredictResponse:
-        """Wait for the turn, then predict.
+        """Wait in the queue, then predict.
 
         Raises:
-            HTTPException: 503 no place to wait, 422 the model refuses the context, 500 it fails.
+            HTTPException: 503 the queue is full, 422 the model rejects the context, 500 the prediction fails.
         """
         now = self._limiter.statistics()
         if now.borrowed_tokens + now.tasks_waiting > self._settings.max_waiting:
             detail = f"busy: {self._settings.max_waiting} requests are waiting already (max_waiting)"
             raise HTTPException(503, detail, headers={"Retry-After": str(self._settings.retry_after_s)})
         async with self._limiter:
-            if await request.is_disconnected():  # timed out while waiting; its retry is in the queue by now
-                raise HTTPException(CLIENT_GONE, "the client is gone")
+            if await request.is_disconnected():  # timed out in the queue; its retry is a new request
+                raise HTTPException(CLIENT_CLOSED_REQUEST, "the client closed the connection")
             return await run_sync(self._predict, body)
 
     def _predict(self, body: PredictRequest) -> PredictResponse:
@@ -145,7 +149,7 @@ class Turns:
             if answer.shape != (len(body.prompts),):
                 raise RuntimeError(f"the model answered shape {answer.shape} to {len(body.prompts)} prompts")
         except ValueError as error:
-            logger.warning("refused by the model", exc_info=True)
+            logger.warning("the model refused a request", exc_info=True)
             raise HTTPException(422, str(error)) from error
         except Exception as error:
             logger.exception("prediction of %d prompts failed", len(body.prompts))
@@ -157,23 +161,23 @@ class Turns:
         return PredictResponse(probabilities=probabilities, model=self._settings.model_name, seconds=seconds)
 
 
-def create_app(model: Model, settings: ServerSettings) -> FastAPI:
+def create_app(model: ServedModel, settings: ServerSettings) -> FastAPI:
     """The endpoint around a loaded model."""
     metrics = Metrics()
-    turns = Turns(model, settings, metrics)
+    queue = PredictionQueue(model, settings, metrics)
     app = FastAPI(title="value model", docs_url=None, redoc_url=None)
-    app.add_middleware(Gate, token=settings.token, metrics=metrics)
-    app.add_exception_handler(RequestValidationError, _explain)
+    app.add_middleware(AuthenticationMiddleware, token=settings.token, metrics=metrics)
+    app.exception_handler(RequestValidationError)(_validation_error_response)
 
-    # The limit is the route's: an older fastapi would swallow an unknown argument of FastAPI() silently.
+    # Set on the route: older versions of fastapi silently ignore unknown arguments of FastAPI().
     @app.post(PREDICT, max_body_size=settings.max_body_bytes)
     async def predict(body: PredictRequest, request: Request) -> PredictResponse:
-        _check_limits(body, settings)
-        return await turns.predict(body, request)
+        _check_request_limits(body, settings)
+        return await queue.predict(body, request)
 
     @app.get(HEALTH)
     async def health() -> dict[str, str]:
-        return {"model": settings.model_name, "version": _version()}
+        return {"model": settings.model_name, "version": _package_version()}
 
     @app.get("/metrics")
     async def scrape() -> Response:
@@ -182,33 +186,33 @@ def create_app(model: Model, settings: ServerSettings) -> FastAPI:
     return app
 
 
-def _check_limits(body: PredictRequest, settings: ServerSettings) -> None:
+def _check_request_limits(body: PredictRequest, settings: ServerSettings) -> None:
     context = [e.prompt for e in body.context]
     for name, texts, most in (("prompts", body.prompts, "max_prompts"), ("context", context, "max_context")):
-        _check(name, len(texts), "entries", most, settings)
+        _check_size(name, len(texts), "entries", most, settings)
         for index, text in enumerate(texts):
-            _check(f"{name}[{index}]", len(text), "characters", "max_prompt_chars", settings)
+            _check_size(f"{name}[{index}]", len(text), "characters", "max_prompt_chars", settings)
 
 
-def _check(where: str, size: int, unit: str, most: str, settings: ServerSettings) -> None:
+def _check_size(where: str, size: int, unit: str, most: str, settings: ServerSettings) -> None:
     limit = getattr(settings, most)
     if size > limit:
         raise HTTPException(422, f"{where} has {size} {unit}, allowed are at most {limit} ({most} of the server)")
 
 
-async def _explain(request: Request, error: RequestValidationError) -> JSONResponse:
-    """Place and reason of the first error. fastapi's own answer repeats the input, and breaks on a NaN in it."""
+async def _validation_error_response(request: Request, error: RequestValidationError) -> JSONResponse:
+    """Location and reason of the first error. fastapi's own response repeats the input, and fails if that holds NaN."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return JSONResponse({"detail": f"{where}: {first['msg']}"[:500]}, status_code=422)
 
 
-def _unauthorized() -> JSONResponse:
+def _unauthorized_response() -> JSONResponse:
     headers = {"WWW-Authenticate": "Bearer"}
     return JSONResponse({"detail": "a valid bearer token is needed"}, status_code=401, headers=headers)
 
 
-def _version() -> str:
+def _package_version() -> str:
     try:
         return version("verl-v05")
     except PackageNotFoundError:
@@ -232,10 +236,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         token = read_token(args.token_env, args.token_file)
         limits = {name: getattr(args, name) for name in LIMITS}
-        settings = ServerSettings(args.host, args.port, token, _model_name(args.model), **limits)
+        values = {"host": args.host, "port": args.port, "token": token, "model_name": _model_name(args.model)}
+        settings = config_from_dict(ServerSettings, values | limits)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    # Imported here, as they import torch: the refusals above come at once.
+    # Imported late: torch takes seconds to import, and the errors above are reported without it.
     from value_model.checkpoint import CheckpointError
     from value_model.model import ValueModel
 
@@ -248,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _model_name(model: str | None) -> str:
-    """Name told to clients: no path of this machine."""
+    """Name in the responses; for a local model only the folder's name, so that the path is not disclosed."""
     if model is None:
         return ServerSettings.model_name
     return Path(model).resolve().name if Path(model).exists() else model

@@ -1,4 +1,7 @@
-"""One copy of the value model in a process of its own."""
+"""A copy of the value model in its own process.
+
+Shape suffixes: C context prompts, Q queries, F features; P prompts.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# torch and the model are imported in load(): creating a replica's process must not take seconds.
+# torch and the model are imported in the methods: the actor starts quickly, and load() does the slow imports.
 
 
 @dataclass(frozen=True)
 class ReplicaInfo:
-    """What a loaded replica says of itself."""
+    """Identity and location of a loaded replica."""
 
     identity: str  # of the model's weights; equal for all replicas of a run
     device: str
@@ -22,14 +25,14 @@ class ReplicaInfo:
 
 
 class Replica:
-    """Ray actor (a plain class here). Stateless but for its weights: a new one can take its place at any time.
+    """Ray actor (undecorated here). Its weights are its only state, so it can be replaced at any time.
 
-    Between :meth:`sleep` and the next call the weights are in host memory, so that on a GPU the model takes little
-    from the rollout engine's KV cache or from training.
+    Between :meth:`sleep` and the next call the weights are in host memory, so that the model leaves GPU memory
+    to the rollout engine's KV cache and to training.
 
     Args:
         model: folder or hub id, None for the small model of the package.
-        backbone: see :func:`value_model.checkpoint.load`.
+        backbone: see :func:`value_model.checkpoint.load_parts`.
         device: "auto" (the GPU Ray assigned, else the CPU) or a torch device.
     """
 
@@ -38,49 +41,50 @@ class Replica:
         self._device = device
 
     def load(self) -> ReplicaInfo:
-        """Read the weights; to be called once, before anything else."""
+        """Read the weights; call it once, before any other method."""
         import torch
 
-        from value_model.checkpoint import load
+        from value_model.model import ValueModel
 
-        self._model = load(*self._source)
+        self._model = ValueModel.from_pretrained(*self._source)
         if self._device == "auto":
             self._device = assigned_device()
         if self._device.startswith("cuda"):
-            torch.cuda.set_device(torch.device(self._device).index or 0)  # else some calls open a context on GPU 0
+            # Else some calls create a CUDA context on GPU 0.
+            torch.cuda.set_device(torch.device(self._device).index or 0)
         return ReplicaInfo(self._model.identity, self._device, socket.gethostname(), os.getpid())
 
     def embed(self, prompts: list[str]) -> np.ndarray:
         """Features of each prompt, float32, (P, F)."""
-        self._wake()
-        self._model.cache.clear()  # the caller keeps the features of all replicas
+        self._move_to_device()
+        self._model.cache.clear()  # the caller caches the features of all replicas
         return self._model.features(prompts).numpy()
 
     def predict(self, context_cf: np.ndarray, labels_c: np.ndarray, queries_qf: np.ndarray) -> np.ndarray:
         """Success probabilities from features, float64, (Q,)."""
         import torch
 
-        self._wake()
+        self._move_to_device()
         return self._model.probabilities(torch.tensor(context_cf), np.array(labels_c), torch.tensor(queries_qf))
 
     def sleep(self) -> None:
-        """Move the weights to host memory and give the accelerator's memory back."""
+        """Move the weights to host memory and release the accelerator memory."""
         import torch
 
         if self._device.startswith("cuda"):
             self._model.to("cpu")
             torch.cuda.empty_cache()
 
-    def _wake(self) -> None:
+    def _move_to_device(self) -> None:
         if str(self._model.device) != self._device:
             self._model.to(self._device)
 
 
 def assigned_device() -> str:
-    """The GPU Ray gave this process, as torch numbers it; "cpu" without one, or where torch sees none.
+    """The GPU Ray assigned to this process, by torch's index; "cpu" without one, or where torch finds none.
 
     Raises:
-        RuntimeError: the assigned GPU is not among those that this process sees.
+        RuntimeError: the assigned GPU is not visible to this process.
     """
     import ray
     import torch
@@ -89,9 +93,9 @@ def assigned_device() -> str:
     if not assigned or not torch.cuda.is_available():
         return "cpu"
     count = torch.cuda.device_count()
-    if count == 1:  # Ray hides the others
+    if count == 1:  # Ray made only the assigned one visible
         return "cuda:0"
-    # Unless RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES is set: then torch counts along the variable's own list.
+    # Several are visible with RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES: torch's index is the position in the list.
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [name.strip() for name in listed.split(",")] if listed else [str(i) for i in range(count)]
     if assigned[0] not in names:

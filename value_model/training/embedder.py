@@ -1,4 +1,7 @@
-"""Features to train on: differentiable, and with the token states of a frozen encoder kept."""
+"""Features to train on: differentiable, and with the token states of a frozen encoder cached.
+
+Shape suffixes: B texts of a batch, T tokens, D width of the encoder, F features.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,24 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from value_model.backbone import by_length, pad_states
+from value_model.backbone import batches_by_length, pad_states
 from value_model.cache import TextCache
 from value_model.model import ValueModel
 
 
 class Embedder:
-    """Texts to features, through the parts of ``model`` that train; each distinct text once a call.
+    """Texts to features, differentiable in the trained parts of ``model``; each distinct text once per call.
 
     Args:
         model: encoder and adapter.
-        keep: texts whose token states are kept in the CPU's memory; 0 if the encoder trains.
+        cached_texts: number of texts whose token states are kept in the CPU's memory; 0 if the encoder trains.
     """
 
-    def __init__(self, model: ValueModel, keep: int = 0):
+    def __init__(self, model: ValueModel, cached_texts: int = 0):
         self.model = model
-        self._cache = TextCache(keep) if keep else None
-        self._dtype = getattr(torch, model.config.backbone.dtype)  # what the encoder computed: nothing is lost
+        self._cache = TextCache(cached_texts) if cached_texts else None
+        # The encoder's own dtype: half of the memory of float32 where the encoder computes in bfloat16, and exact.
+        self._dtype = getattr(torch, model.config.backbone.dtype)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Features on the model's device, (texts, F)."""
@@ -32,9 +36,9 @@ class Embedder:
         for batch, states_btd, mask_bt in self._batches(list(numbers)):
             indices += batch
             rows.append(self.model.adapter(states_btd, mask_bt))
-        place = torch.empty(len(numbers), dtype=torch.long)
-        place[indices] = torch.arange(len(numbers))
-        wanted = place[[numbers[text] for text in texts]]
+        position = torch.empty(len(numbers), dtype=torch.long)
+        position[indices] = torch.arange(len(numbers))
+        wanted = position[[numbers[text] for text in texts]]
         return torch.cat(rows)[wanted.to(rows[0].device)]
 
     def _batches(self, texts: list[str]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
@@ -42,7 +46,7 @@ class Embedder:
             yield from self.model.backbone.batches(texts)
             return
         states = self._cache.get(texts, self._states)
-        for indices in by_length([len(s) for s in states], self.model.config.backbone.batch_tokens):
+        for indices in batches_by_length([len(s) for s in states], self.model.config.backbone.batch_tokens):
             states_btd, mask_bt = pad_states([states[i] for i in indices])
             yield indices, states_btd.to(self.model.device).float(), mask_bt.to(self.model.device)
 

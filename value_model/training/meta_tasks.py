@@ -1,7 +1,9 @@
 """Meta-tasks: a context and queries of one policy at one step, drawn from a trajectory table.
 
-A task is a function of (seed, epoch, index) alone. So a run resumes at any index without any random state, and
-processes share the work by taking every n-th index.
+A task is a function of (seed, epoch, index) alone, so that a run resumes at any index without saved random state, and
+each of n processes takes every n-th index.
+
+Sizes: C context prompts, Q queries, M pairs of queries.
 """
 
 from __future__ import annotations
@@ -12,25 +14,27 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from value_model.evaluation.metrics import hard_label
+from value_model.checks import field_check
+from value_model.conversions import hard_label
 
 Array = np.ndarray
 
 
 class MetaTaskError(ValueError):
-    """Settings that make no sense, or a table that no task can be drawn from."""
+    """Invalid settings, or a table that no task can be drawn from."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class MetaTaskSettings:
-    """What a task is made of; the defaults are the paper's.
+    """Composition of a task; the defaults are the paper's.
 
     The context holds the newest outcome per prompt in a window of the model's measured steps: the ``window`` steps
-    before the queries' own, and their own if ``own_step``. (0, true) is the paper's; in use, the support buffer knows
-    earlier steps only, as (n, false) does. No query's prompt is in the context, not with an older outcome either.
+    before the queries' own, and their own if ``own_step``. (0, true) is the paper's; in use, the support buffer
+    holds earlier steps only, which corresponds to (n, false). No query's prompt is in the context, not even with an
+    older outcome.
 
-    ``balanced`` draws ``pairs`` positive and as many negative queries; else ``2 * pairs`` queries come as they are,
-    so that the base rate of the queries is that of the context and the predictions come out calibrated.
+    ``balanced`` draws ``pairs`` positive and as many negative queries; else ``2 * pairs`` queries are drawn at
+    random, so that they have the base rate of the context and the predictions are calibrated.
     """
 
     context_min: int = 256
@@ -42,13 +46,13 @@ class MetaTaskSettings:
     repeats: int = 1  # tasks of each (model, step) in an epoch
 
     def __post_init__(self) -> None:
-        _require("context_min", self.context_min, self.context_min >= 2, "at least 2, to hold both classes")
-        low = self.context_min
-        _require("context_max", self.context_max, self.context_max >= low, f"at least context_min ({low})")
-        _require("pairs", self.pairs, self.pairs >= 1, "at least 1")
-        _require("window", self.window, self.window >= 0, "at least 0")
-        _require("own_step", self.own_step, self.own_step or self.window >= 1, "true where window is 0")
-        _require("repeats", self.repeats, self.repeats >= 1, "at least 1")
+        check = field_check(self, "tasks.", MetaTaskError)
+        check("context_min", self.context_min >= 2, "at least 2, to hold both classes")
+        check("context_max", self.context_max >= self.context_min, f"at least context_min ({self.context_min})")
+        check("pairs", self.pairs >= 1, "at least 1")
+        check("window", self.window >= 0, "at least 0")
+        check("own_step", self.own_step or self.window >= 1, "true where window is 0")
+        check("repeats", self.repeats >= 1, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -84,13 +88,13 @@ class MetaTasks:
         seed: int = 0,
         query_prompts: Collection[str] | None = None,
     ):
-        """Find the groups that give tasks.
+        """Find the groups that tasks can be drawn from.
 
         Args:
             table: see :mod:`value_model.trajectories`.
-            settings: what a task is made of.
-            seed: another seed, other tasks.
-            query_prompts: texts that may be asked for; None is all. The context may hold any.
+            settings: composition of a task.
+            seed: of the draws.
+            query_prompts: texts that may be queries; None is all. The context may hold any text.
 
         Raises:
             MetaTaskError: no group gives a task.
@@ -100,9 +104,9 @@ class MetaTasks:
         self._table = table.reset_index(drop=True)
         self._text = pd.factorize(self._table["prompt"])[0]  # equal texts have equal numbers
         self._positive = hard_label(self._table["score"])
-        may_ask = self._table["prompt"].isin(query_prompts).to_numpy() if query_prompts is not None else None
+        is_query = self._table["prompt"].isin(query_prompts).to_numpy() if query_prompts is not None else None
         windows = list(_windows(self._table, self._text, settings))
-        found = [self._group(own if may_ask is None else own[may_ask[own]], pool) for own, pool in windows]
+        found = [self._group(own if is_query is None else own[is_query[own]], pool) for own, pool in windows]
         self._groups = [group for group in found if group is not None]
         self.skipped = len(found) - len(self._groups)
         if not self._groups:
@@ -121,13 +125,13 @@ class MetaTasks:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
         group = self._groups[order[index] % len(self._groups)]
         rng = np.random.default_rng([self.seed, epoch, index])
-        queries = np.concatenate([rng.choice(rows, group.most, replace=False) for rows in group.strata])
+        queries = np.concatenate([rng.choice(rows, group.queries_per_stratum, replace=False) for rows in group.strata])
         pool = group.pool[~np.isin(self._text[group.pool], self._text[queries])]
         size = int(rng.integers(self.settings.context_min, min(self.settings.context_max, len(pool)) + 1))
         return self._task(self._draw_context(rng, pool, size), queries)
 
     def _draw_context(self, rng: np.random.Generator, pool: Array, size: int) -> Array:
-        """Rows at random, but at least one of each class."""
+        """Random rows, at least one of each class."""
         shuffled = rng.permutation(pool)
         positive = self._positive[shuffled]
         first = np.array([positive.argmax(), (~positive).argmax()])
@@ -144,22 +148,24 @@ class MetaTasks:
             prompts=query_rows["prompt"].tolist(),
             scores=query_rows["score"].to_numpy(copy=True),
             counts=query_rows["n"].to_numpy(copy=True),
-            pairs=_pairs(self._positive[queries]),
+            pairs=_success_failure_pairs(self._positive[queries]),
         )
 
     def _group(self, own: Array, pool: Array) -> _Group | None:
-        """The group with as many queries as leave a context whichever they are; None if not even one does."""
+        """The group with the most queries that leave a valid context for every draw; None if no number does."""
         positive = self._positive[own]
         strata = (own[positive], own[~positive]) if self.settings.balanced else (own,)
         wanted = self.settings.pairs if self.settings.balanced else 2 * self.settings.pairs
         left_at_least = np.array([1, 1, self.settings.context_min])
-        overlaps = [self._census(pool[np.isin(self._text[pool], self._text[rows])]) for rows in strata]
+        # The queries' prompts are removed from the pool. Which ones are drawn is not known here, so each count is
+        # reduced by the maximum over all draws.
+        overlaps = [self._class_counts(pool[np.isin(self._text[pool], self._text[rows])]) for rows in strata]
         for most in range(min(wanted, *map(len, strata)), 0, -1):
-            if (self._census(pool) - sum(np.minimum(most, o) for o in overlaps) >= left_at_least).all():
+            if (self._class_counts(pool) - sum(np.minimum(most, o) for o in overlaps) >= left_at_least).all():
                 return _Group(strata, pool, most)
         return None
 
-    def _census(self, rows: Array) -> Array:
+    def _class_counts(self, rows: Array) -> Array:
         """Number of failures, of successes, and of both."""
         positive = int(self._positive[rows].sum())
         return np.array([len(rows) - positive, positive, len(rows)])
@@ -167,11 +173,11 @@ class MetaTasks:
 
 @dataclass(frozen=True)
 class _Group:
-    """A (model, step): ``most`` queries are drawn from each of ``strata``, the context from ``pool``; row numbers."""
+    """Row numbers of a (model, step): queries are drawn from each of ``strata``, the context from ``pool``."""
 
     strata: tuple[Array, ...]
     pool: Array
-    most: int
+    queries_per_stratum: int
 
 
 def _windows(table: pd.DataFrame, text: Array, settings: MetaTaskSettings) -> Iterator[tuple[Array, Array]]:
@@ -186,13 +192,8 @@ def _windows(table: pd.DataFrame, text: Array, settings: MetaTaskSettings) -> It
             yield own, pool[::-1][np.unique(text[pool][::-1], return_index=True)[1]]
 
 
-def _pairs(positive: Array) -> Array:
+def _success_failure_pairs(positive: Array) -> Array:
     """Positive and negative queries side by side, each in one pair at most, (M, 2)."""
     good, bad = np.flatnonzero(positive), np.flatnonzero(~positive)
     size = min(len(good), len(bad))
     return np.stack([good[:size], bad[:size]], axis=1)
-
-
-def _require(key: str, value: object, ok: bool, allowed: str) -> None:
-    if not ok:
-        raise MetaTaskError(f"tasks.{key}={value!r} is not allowed: it must be {allowed}")

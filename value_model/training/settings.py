@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
+from value_model.checks import field_check, require
+from value_model.config_loader import config_from_yaml
 from value_model.training.meta_tasks import MetaTaskSettings
 from value_model.training.tiny_encoder import TinyEncoderSettings
 
@@ -23,40 +21,46 @@ class SettingsError(ValueError):
     """A setting is unknown or impossible; the message names key, value and what is allowed."""
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class NewModel:
     """A model with a new adapter; ``backbone``, ``adapter`` and ``head`` are as in a checkpoint's config.json."""
 
-    head_weights: str = MISSING  # a tabpfn checkpoint, .safetensors or .ckpt
+    head_weights: str  # a tabpfn checkpoint, .safetensors or .ckpt
     backbone: dict[str, Any] = field(default_factory=dict)  # the name "tiny" makes a new encoder
     adapter: dict[str, Any] = field(default_factory=dict)
     head: dict[str, Any] = field(default_factory=dict)
     tiny: TinyEncoderSettings = field(default_factory=TinyEncoderSettings)  # the new encoder's size
 
+    def __post_init__(self) -> None:
+        field_check(self, "init.new.", SettingsError)
 
-@dataclass
+
+@dataclass(frozen=True)
 class InitSettings:
     """Which model is trained: exactly one of the two."""
 
     from_pretrained: str | None = None  # a value model's folder or hub id
     new: NewModel | None = None
 
+    def __post_init__(self) -> None:
+        field_check(self, "init.", SettingsError)
 
-@dataclass
+
+@dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Trajectory tables, and what training must not see."""
+    """Trajectory tables, and the data held out from training."""
 
-    paths: list[str] = MISSING  # parquet or jsonl files, or folders of runs
-    heldout_models: list[str] = field(default_factory=list)  # validation asks about these, if any
-    heldout_prompts: float = 0.2  # share of the prompts that only validation asks for
+    paths: list[str]  # parquet or jsonl files, or folders of runs
+    heldout_models: list[str] = field(default_factory=list)  # if any, validation queries are of these models only
+    heldout_prompts: float = 0.2  # share of the prompts, which only validation uses as queries
     split_seed: int = 0
 
     def __post_init__(self) -> None:
-        share = self.heldout_prompts
-        _require("data.heldout_prompts", share, 0 <= share < 1, "in [0, 1)")
+        check = field_check(self, "data.", SettingsError)
+        check("heldout_prompts", 0 <= self.heldout_prompts < 1, "in [0, 1)")
 
 
-@dataclass
+@dataclass(frozen=True)
 class OptimizerSettings:
     """AdamW with warm-up and cosine; a part with learning rate 0 is frozen. The defaults are the paper's."""
 
@@ -66,51 +70,53 @@ class OptimizerSettings:
     weight_decay: float = 0.01
     warmup_share: float = 0.05
     clip_norm: float = 1.0
-    tasks_per_update: int = 2  # of all processes together; each process accumulates its share
+    tasks_per_update: int = 2  # over all processes; each process accumulates its share
     epochs: int = 50
-    max_updates: int | None = None  # ends earlier than the epochs
+    max_updates: int | None = None  # stops before ``epochs`` are complete
 
     def __post_init__(self) -> None:
+        check = field_check(self, "optimizer.", SettingsError)
         for key in ("adapter_lr", "backbone_lr", "head_lr", "weight_decay"):
-            _require(f"optimizer.{key}", getattr(self, key), getattr(self, key) >= 0, "at least 0")
+            check(key, getattr(self, key) >= 0, "at least 0")
         rates = [self.adapter_lr, self.backbone_lr, self.head_lr]
-        _require("optimizer", rates, any(rates), "a positive learning rate of the adapter, the backbone or the head")
-        _require("optimizer.warmup_share", self.warmup_share, 0 <= self.warmup_share < 1, "in [0, 1)")
-        _require("optimizer.clip_norm", self.clip_norm, self.clip_norm > 0, "positive")
-        _require("optimizer.tasks_per_update", self.tasks_per_update, self.tasks_per_update >= 1, "at least 1")
-        _require("optimizer.epochs", self.epochs, self.epochs >= 1, "at least 1")
-        most = self.max_updates
-        _require("optimizer.max_updates", most, most is None or most >= 1, "null or at least 1")
+        allowed = "a positive learning rate of the adapter, the backbone or the head"
+        require("optimizer", rates, any(rates), allowed, SettingsError)
+        check("warmup_share", 0 <= self.warmup_share < 1, "in [0, 1)")
+        check("clip_norm", self.clip_norm > 0, "positive")
+        check("tasks_per_update", self.tasks_per_update >= 1, "at least 1")
+        check("epochs", self.epochs >= 1, "at least 1")
+        check("max_updates", self.max_updates is None or self.max_updates >= 1, "null or at least 1")
 
 
-@dataclass
+@dataclass(frozen=True)
 class ValidationSettings:
-    """Tasks of held-out prompts (and models), drawn once; their queries come as they are, not balanced."""
+    """Tasks of held-out prompts (and models), drawn once; their queries are not balanced."""
 
-    every: int = 200  # updates; 0 is never
+    every: int = 200  # updates; 0 turns validation off
     tasks: int = 64
-    queries: int = 32  # at most, of a task
-    metric: str = "cross_entropy"  # the model that is best by it is kept
+    queries: int = 32  # per task, at most
+    metric: str = "cross_entropy"  # the model with its best value is kept
 
     def __post_init__(self) -> None:
-        _require("validation.every", self.every, self.every >= 0, "at least 0")
-        _require("validation.tasks", self.tasks, self.tasks >= 1, "at least 1")
-        _require("validation.queries", self.queries, self.queries >= 2, "at least 2")
-        _require("validation.metric", self.metric, self.metric in METRICS, f"one of {', '.join(METRICS)}")
+        check = field_check(self, "validation.", SettingsError)
+        check("every", self.every >= 0, "at least 0")
+        check("tasks", self.tasks >= 1, "at least 1")
+        check("queries", self.queries >= 2, "at least 2")
+        check("metric", self.metric in METRICS, f"one of {', '.join(METRICS)}")
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """A whole training run; what it writes lies in ``out``."""
+    """A training run; all its output is written to ``out``."""
 
-    out: str = MISSING
+    out: str
     init: InitSettings = field(default_factory=InitSettings)
-    data: DataSettings = field(default_factory=DataSettings)
+    data: DataSettings
     tasks: MetaTaskSettings = field(default_factory=MetaTaskSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     pairwise_weight: float = 0.25  # the rest of the loss is cross-entropy
-    train_estimators: int | None = None  # the head's ensemble while training; null is the model's own
+    train_estimators: int | None = None  # the head's ensemble while training; null is that of the model
     states_cache_prompts: int = 0  # token states of a frozen encoder kept in memory
     seed: int = 0
     device: str | None = None  # null is the GPU, if there is one
@@ -118,15 +124,16 @@ class TrainSettings:
     wandb_project: str | None = None  # needs the package wandb
 
     def __post_init__(self) -> None:
-        one = (self.init.from_pretrained is None) != (self.init.new is None)
-        _require("init", self.init, one, "either init.from_pretrained or init.new")
-        weight, size = self.pairwise_weight, self.train_estimators
-        _require("pairwise_weight", weight, 0 <= weight <= 1, "in [0, 1]")
-        _require("train_estimators", size, size is None or size >= 1, "null or at least 1")
-        _require("states_cache_prompts", self.states_cache_prompts, self.states_cache_prompts >= 0, "at least 0")
+        check = field_check(self, "", SettingsError)
+        one_of_both = (self.init.from_pretrained is None) != (self.init.new is None)
+        check("init", one_of_both, "either init.from_pretrained or init.new")
+        check("pairwise_weight", 0 <= self.pairwise_weight <= 1, "in [0, 1]")
+        check("train_estimators", self.train_estimators is None or self.train_estimators >= 1, "null or at least 1")
+        check("states_cache_prompts", self.states_cache_prompts >= 0, "at least 0")
+        # The states of an encoder that is trained change with every update.
         frozen = not self.optimizer.backbone_lr or not self.states_cache_prompts
-        _require("states_cache_prompts", self.states_cache_prompts, frozen, "0 where the backbone is trained")
-        _require("checkpoint_every", self.checkpoint_every, self.checkpoint_every >= 1, "at least 1")
+        check("states_cache_prompts", frozen, "0 where the backbone is trained")
+        check("checkpoint_every", self.checkpoint_every >= 1, "at least 1")
 
 
 def load_settings(config: str | os.PathLike, overrides: Sequence[str] = ()) -> TrainSettings:
@@ -135,37 +142,4 @@ def load_settings(config: str | os.PathLike, overrides: Sequence[str] = ()) -> T
     Raises:
         SettingsError: a key or value is unknown, mistyped, missing or impossible.
     """
-    try:
-        read = OmegaConf.load(config)
-    except (OSError, YAMLError) as error:
-        raise SettingsError(f"{config} cannot be read as yaml: {error}") from error
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(TrainSettings), read, OmegaConf.from_dotlist(list(overrides)))
-        return OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise SettingsError(_explain(error)) from error
-    except ValueError as error:  # of a part that another module owns
-        raise error if isinstance(error, SettingsError) else SettingsError(str(error)) from error
-
-
-def changed_keys(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys that differ between two nested dictionaries."""
-    found: list[str] = []
-    for key in sorted(ours.keys() | theirs.keys()):
-        a, b = ours.get(key), theirs.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += changed_keys(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}")
-    return found
-
-
-def _explain(error: OmegaConfBaseException) -> str:
-    names = [f.name for f in fields(error.object_type)] if is_dataclass(error.object_type) else []
-    known = f" (known keys: {', '.join(names)})" if names and error.key not in names else ""
-    return f"{error.full_key or 'settings'}: {str(error.msg).splitlines()[0]}{known}"
-
-
-def _require(key: str, value: object, ok: bool, allowed: str) -> None:
-    if not ok:
-        raise SettingsError(f"{key}={value!r} is not allowed: it must be {allowed}")
+    return config_from_yaml(TrainSettings, config, overrides, SettingsError)

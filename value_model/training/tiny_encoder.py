@@ -1,4 +1,4 @@
-"""A new, tiny text encoder: a Qwen3 of bytes, small enough to be trained with the adapter and shipped in a package."""
+"""A new, tiny text encoder: a byte-level Qwen3, small enough to train with the adapter and to ship in the package."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
+from value_model.checks import field_check
+
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
-@dataclass
+@dataclass(frozen=True)
 class TinyEncoderSettings:
     """Size of the encoder; the defaults make about 100,000 parameters."""
 
@@ -26,17 +28,17 @@ class TinyEncoderSettings:
     max_length: int = 2048  # bytes
 
     def __post_init__(self) -> None:
+        check = field_check(self, "init.new.tiny.")
         for key in ("width", "layers", "heads", "max_length"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"tiny.{key}={getattr(self, key)!r} is not allowed: it must be at least 1")
-        if self.width % (2 * self.heads):
-            raise ValueError(f"tiny.width={self.width} is not allowed: it must be a multiple of {2 * self.heads}")
+            check(key, getattr(self, key) >= 1, "at least 1")
+        # Rotary position embeddings rotate pairs of a head's coordinates, so the size of a head must be even.
+        check("width", self.width % (2 * self.heads) == 0, f"a multiple of {2 * self.heads}")
 
 
 def byte_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
-    """One token a byte, and one at the end of the text.
+    """One token per byte, and one at the end of the text.
 
-    The same as transformers' ByT5Tokenizer, which is written in Python and takes longer than the encoder itself.
+    Equivalent to transformers' ByT5Tokenizer, whose Python implementation takes longer than the encoder itself.
     """
     words = [PAD, END, UNKNOWN, *sorted(ByteLevel.alphabet())]
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
@@ -49,9 +51,9 @@ def byte_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
 
 
 def write_tiny_encoder(folder: str | os.PathLike, settings: TinyEncoderSettings, seed: int) -> None:
-    """Write an encoder with fresh weights and its tokenizer into ``folder``, as transformers loads them.
+    """Write an encoder with new initial weights and its tokenizer into ``folder``, in transformers' format.
 
-    The caller's random state is left alone.
+    The caller's random state is not changed.
     """
     tokenizer = byte_tokenizer(settings.max_length)
     config = Qwen3Config(

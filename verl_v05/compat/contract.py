@@ -15,6 +15,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pkgutil import iter_modules
 from types import ModuleType
+from typing import Any
 
 from packaging.version import Version
 
@@ -81,7 +82,7 @@ def source_of(function: Callable) -> str:
 def resolve(path: str) -> Callable:
     """The object at ``module:attribute.attribute``."""
     module, _, attributes = path.partition(":")
-    found = import_module(module)
+    found: Any = import_module(module)
     for name in attributes.split("."):
         found = getattr(found, name)
     return found

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 
 @cache
 def fingerprint() -> str:
-    """Digest of this package's Python files."""
-    root = Path(__file__).parents[1]
+    """Digest of the Python files of both packages that a run imports."""
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode())
-        digest.update(path.read_bytes())
+    for package in ("value_model", "verl_v05"):
+        root = Path(str(files(package)))
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{package}/{path.relative_to(root)}".encode())
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -104,7 +104,7 @@ def value_model_bundles(config: DictConfig) -> list[int]:
     gpus, kwargs = config.trainer.n_gpus_per_node, value_model_kwargs(config)
     if kwargs is None:
         return []
-    node = SimpleNamespace(bundle_count=gpus, bundle_specs=[{"GPU": 1.0}] * gpus)
+    node: Any = SimpleNamespace(bundle_count=gpus, bundle_specs=[{"GPU": 1.0}] * gpus)  # a placement group
     options = replica_options([node], kwargs["replicas_per_node"], gpu_fraction=0.1)
     return [option["scheduling_strategy"].placement_group_bundle_index for option in options]
 
@@ -226,7 +226,7 @@ def _tokens(config: DictConfig, workers: Workers) -> Iterator[Problem]:
     if actor.use_dynamic_bsz != rollout.log_prob_use_dynamic_bsz:
         allowed = f"{actor.use_dynamic_bsz}, as {ACTOR}.use_dynamic_bsz"
         yield refuse(f"{ROLLOUT}.log_prob_use_dynamic_bsz", rollout.log_prob_use_dynamic_bsz, allowed)
-    limits = []
+    limits: list[tuple[str, object, ActorConfig | CriticConfig]] = []
     if actor.use_dynamic_bsz:
         limits.append((f"{ACTOR}.ppo_max_token_len_per_gpu", actor.ppo_max_token_len_per_gpu, actor))
         limits.append((f"{ROLLOUT}.log_prob_max_token_len_per_gpu", rollout.log_prob_max_token_len_per_gpu, actor))
@@ -240,7 +240,7 @@ def _tokens(config: DictConfig, workers: Workers) -> Iterator[Problem]:
             yield warn(f"critic.ppo_max_token_len_per_gpu={ignored} has no effect: {instead}")
     for key, tokens, part in limits:
         parallel = sequence_parallel(part)
-        if not _is_count(tokens) or tokens * parallel < sequence:
+        if not (isinstance(tokens, int) and _is_count(tokens) and tokens * parallel >= sequence):
             yield refuse(key, tokens, why + (f", over {parallel} GPUs" if parallel > 1 else ""))
 
 

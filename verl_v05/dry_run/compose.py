@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
+from importlib.resources import files
 
 from hydra import compose, initialize_config_dir, initialize_config_module
 from omegaconf import DictConfig
@@ -30,5 +30,5 @@ def _search(config_path: str) -> initialize_config_module | initialize_config_di
         return initialize_config_module(config_path.removeprefix("pkg://"), version_base=None)
     folder = config_path.removeprefix("file://")
     if not os.path.isabs(folder):
-        folder = os.path.join(find_spec(ENTRY).submodule_search_locations[0], folder)
+        folder = os.path.join(str(files(ENTRY)), folder)
     return initialize_config_dir(folder, version_base=None)

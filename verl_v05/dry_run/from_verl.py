@@ -10,6 +10,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
@@ -58,7 +59,7 @@ def check_with_verl(config: DictConfig) -> list[Problem]:
         "trainer.v1.trainer_mode": lambda: get_trainer_cls(config.trainer.v1.trainer_mode),
         "verl": lambda: validate_config(config, need_reference_policy(config), need_critic(config)),
         "algorithm": lambda: check_parameters(config.algorithm),
-        "algorithm.filter_groups": lambda: PPOTrainer._resolve_filter_groups_metric(SimpleNamespace(config=config)),
+        "algorithm.filter_groups": lambda: PPOTrainer._resolve_filter_groups_metric(_with_roles(config)),
         "actor_rollout_ref.rollout": lambda: omega_conf_to_dataclass(config.actor_rollout_ref.rollout),
         "actor_rollout_ref.ref": lambda: _reference(_with_roles(config)),
     }
@@ -78,13 +79,14 @@ def _own_copy(config: DictConfig) -> DictConfig:
     return config
 
 
-def _with_roles(config: DictConfig) -> SimpleNamespace:
-    trainer = SimpleNamespace(config=config)
+def _with_roles(config: DictConfig) -> Any:
+    """A trainer as far as its roles and pools; verl's own cannot be constructed without Ray."""
+    trainer: Any = SimpleNamespace(config=config)
     PPOTrainer._init_resource_pool_mgr(trainer)
     return trainer
 
 
-def _reference(trainer: SimpleNamespace) -> ActorConfig | None:
+def _reference(trainer: Any) -> ActorConfig | None:
     """The reference policy's config under the names that verl's worker gives it before it reads it."""
     if Role.ActorRolloutRef not in trainer.role_worker_mapping:
         return None

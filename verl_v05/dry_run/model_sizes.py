@@ -32,7 +32,8 @@ class ModelShape:
 
 def measure(config: PretrainedConfig, critic: bool = False) -> ModelShape:
     """Count a language model's parameters, or with a head of one value those of a critic, without its weights."""
-    text, kind = config.get_text_config(), AutoModelForCausalLM
+    text = config.get_text_config()
+    kind: type[AutoModelForCausalLM] | type[AutoModelForTokenClassification] = AutoModelForCausalLM
     if critic:
         config.num_labels, kind = 1, AutoModelForTokenClassification  # as verl loads it
     with torch.device("meta"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import DictConfig
 from verl.utils.torch_dtypes import PrecisionType
@@ -92,13 +93,13 @@ def _models(
     yield "actor", Model(path, policy.parameters, _sharding(workers.actor, policy.parameters, config))
     if workers.reference is not None:
         yield "reference policy", Model(path, policy.parameters, "shards in host memory, layer by layer on the GPU")
-    if critic is not None:
+    if critic is not None and workers.critic is not None:
         where = _sharding(workers.critic, critic.parameters, config)
         yield "critic", Model(config.critic.model.path, critic.parameters, where)
     weights = policy.parameters * checks.ROLLOUT_DTYPES[rollout.dtype] / rollout.tensor_model_parallel_size
     held = f"{rollout.dtype}{_gib('weights', weights, config)}, static share {rollout.gpu_memory_utilization:g}"
     replicas = f"{checks.trainer_gpus(config) // ranks} replicas of {ranks} rank{'s' * (ranks > 1)} ({held})"
-    yield rollout.name, Model(path, policy.parameters, replicas)
+    yield str(rollout.name), Model(path, policy.parameters, replicas)
     if (kwargs := checks.value_model_kwargs(config)) is not None:
         where = f"{kwargs['replicas_per_node']} a node, {kwargs.get('gpu_fraction', 0.1):g} of a GPU booked"
         yield "value model", Model(kwargs.get("model") or "the package's small one", None, where)
@@ -118,11 +119,12 @@ def _places(config: DictConfig) -> Iterator[Place]:
 
 def _sharding(part: ActorConfig | CriticConfig, parameters: int, config: DictConfig) -> str:
     """How many GPUs share a copy of the training state, and what each of them holds of it."""
-    gpus, size = checks.trainer_gpus(config), getattr(part.engine, "fsdp_size", -1)
+    engine: Any = part.engine  # verl's annotation is the base of all engines' configs
+    gpus, size = checks.trainer_gpus(config), getattr(engine, "fsdp_size", -1)
     shards = size if 0 < size < gpus else gpus
     if part.strategy not in checks.FSDP:
         return f"{shards} shards ({part.strategy})"
-    dtype = part.engine.model_dtype or "fp32"
+    dtype = engine.model_dtype or "fp32"
     weights = parameters * PrecisionType.to_dtype(dtype).itemsize / shards
     held = _gib("weights", weights, config) + _gib("Adam moments", 2 * weights, config)
     return f"{shards} shards ({part.strategy}, {dtype}{held})"

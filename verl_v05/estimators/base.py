@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeGuard, TypeVar
 
 from verl_v05.fusion import Array
 
@@ -28,10 +28,12 @@ class Estimator(ABC):
     """An estimator with state; a run has one instance, which its trainer saves and restores with each checkpoint."""
 
     stateful: ClassVar[bool] = True
+    # Function whose keyword-only arguments are the parameters, where `advantages` passes them on; else its own are.
+    parameters: ClassVar[Callable[..., Any] | None] = None
 
     @abstractmethod
-    def advantages(self, rewards: Array, group: Array) -> GroupAdvantage:
-        """Advantages of a step's rollouts; subclasses add keyword-only parameters.
+    def advantages(self, rewards: Array, group: Array, **parameters: Any) -> GroupAdvantage:
+        """Advantages of a step's rollouts.
 
         Args:
             rewards: reward of each rollout, finite, (R,).
@@ -81,11 +83,16 @@ def estimator(name: str) -> Callable[[Registered], Registered]:
 def make_estimator(name: str) -> Estimator:
     """A new instance, with nothing kept yet. KeyError for a name that is not registered."""
     found = ESTIMATORS[name]
-    return found() if isinstance(found, type) else FunctionEstimator(found)
+    return found() if is_class(found) else FunctionEstimator(found)
+
+
+def is_class(found: Callable[..., Any]) -> TypeGuard[type[Estimator]]:
+    """Whether what was registered is a class with state."""
+    return isinstance(found, type)
 
 
 def parameters_of(name: str) -> list[inspect.Parameter]:
     """Keyword-only arguments of an estimator, its parameters in the config."""
     found = ESTIMATORS[name]
-    function = found.advantages if isinstance(found, type) else found
+    function = (found.parameters or found.advantages) if is_class(found) else found
     return [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.kind is p.KEYWORD_ONLY]

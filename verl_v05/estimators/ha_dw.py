@@ -103,23 +103,13 @@ def step(
 class HaDw(Estimator):
     """:func:`step` from one batch of a run to the next."""
 
+    parameters = staticmethod(step)
+
     def __init__(self) -> None:
         self.anchor = Anchor()
 
-    def advantages(
-        self,
-        rewards: Array,
-        group: Array,
-        *,
-        scale: float = 1.3,
-        window: int = 10,
-        eta: float | None = None,
-        low: float = 0.0,
-        high: float = 1.0,
-        eps: float = 1e-6,
-    ) -> GroupAdvantage:
+    def advantages(self, rewards: Array, group: Array, **parameters: Any) -> GroupAdvantage:
         """See :func:`step`; the anchor moves on."""
-        parameters = {"scale": scale, "window": window, "eta": eta, "low": low, "high": high, "eps": eps}
         self.anchor, result = step(self.anchor, rewards, group, **parameters)
         return result
 

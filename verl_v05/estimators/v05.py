@@ -32,7 +32,22 @@ class StepInputs:
     shaping: np.ndarray | float
     settings: V05Settings
     fusion: FusionMethod
-    result: Advantages | None = None
+    _result: Advantages | None = None
+
+    @property
+    def result(self) -> Advantages:
+        """What the estimator found.
+
+        Raises:
+            RuntimeError: it was not called.
+        """
+        if self._result is None:
+            raise RuntimeError("V0.5's estimator was not called: algorithm.adv_estimator is another one")
+        return self._result
+
+    @result.setter
+    def result(self, found: Advantages) -> None:
+        self._result = found
 
     @property
     def belief(self) -> Belief:

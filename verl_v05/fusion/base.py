@@ -97,7 +97,7 @@ class FusionMethod(ABC):
 
 def as_float64(*values: Array | float) -> tuple[Any, list[Array]]:
     """Return the array namespace shared by ``values`` (numpy if none is an array) and float64 copies."""
-    arrays = [v for v in values if is_array_api_obj(v)]
+    arrays: list[Any] = [v for v in values if is_array_api_obj(v)]
     xp = array_namespace(*arrays) if arrays else array_namespace(np.empty(0))
     device = {"device": arrays[0].device} if arrays else {}
     return xp, [xp.asarray(v, dtype=xp.float64, **device) for v in values]

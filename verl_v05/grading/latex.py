@@ -1,6 +1,7 @@
 """How one value is written in many ways: cosmetics taken away, lists and brackets taken apart. Only strings here."""
 
 import re
+from collections.abc import Callable
 
 # ruff: noqa: RUF001  The signs that models write are the point.
 
@@ -17,36 +18,35 @@ UNICODE = str.maketrans(
     }
 )  # fmt: skip
 
-REWRITES = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in [
-        (r"(?<!\\)\\[()\[\]]|\\?\$", ""),
-        (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?", ""),
-        (r"\\[dtc]frac", r"\\frac"),
-        (r"\{,\}", ","),
-        (r"\\!\s*|\\displaystyle|\\(?:hspace|vspace|label|tag)\{[^{}]*\}", ""),
-        (r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![a-zA-Z])|\s", " "),
-        (r"\\(?:boldsymbol|mathbf|mathit|mathcal|vec|hat|overrightarrow)\s*\{([^{}]*)\}", r"{\1}"),
-        (r"\\(?:mathrm|operatorname)\s*\{([dei])\}", r"\1"),
-        (r"(?<=[a-zA-Z}])('+)", lambda match: r"^{" + r"\prime" * len(match[1]) + "}"),
-        (r"_\s*([a-zA-Z\d])", r"_{\1}"),
-        (r"\\operatorname\s*\{(?:a|arc)(sin|cos|tan)\}", r"\\arc\1"),
-        (r"\\operatorname\s*\{((?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|ln|log|exp|gcd|lcm|max|min)\}", r"\\\1"),
-        (r"\\(?:mbox|mathrm|mathsf|textbf|textrm|textit|textnormal|operatorname)(?![a-zA-Z])", r"\\text"),
-        (r"\\geqslant|\\ge(?![a-zA-Z])|>=", r"\\geq"),
-        (r"\\leqslant|\\le(?![a-zA-Z])|<=", r"\\leq"),
-        (r"\s*\^\s*\{?\s*\\circ\s*\}?(?:\s*[CF]\b)?|\\degrees?(?![a-zA-Z])", " "),
-        (r"\\lbrace(?![a-zA-Z])", r"\\{"),
-        (r"\\rbrace(?![a-zA-Z])", r"\\}"),
-        (r"\\langle(?![a-zA-Z])", "("),
-        (r"\\rangle(?![a-zA-Z])", ")"),
-        (r"\bnp\.log\b", r"\\ln"),
-        (r"\bnp\.((?:arc)?(?:sin|cos|tan)|exp|sqrt|pi)\b", r"\\\1"),
-        (r"\\sqrt\s*\(([^()]*)\)|(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1\2}"),
-        (r"(?<=\d) (?=\d{3}(?!\d))(?<!\d{4} )", ","),
-        (r" {2,}", " "),
-    ]
+Replacement = str | Callable[[re.Match[str]], str]
+_PATTERNS: list[tuple[str, Replacement]] = [
+    (r"(?<!\\)\\[()\[\]]|\\?\$", ""),
+    (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?", ""),
+    (r"\\[dtc]frac", r"\\frac"),
+    (r"\{,\}", ","),
+    (r"\\!\s*|\\displaystyle|\\(?:hspace|vspace|label|tag)\{[^{}]*\}", ""),
+    (r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![a-zA-Z])|\s", " "),
+    (r"\\(?:boldsymbol|mathbf|mathit|mathcal|vec|hat|overrightarrow)\s*\{([^{}]*)\}", r"{\1}"),
+    (r"\\(?:mathrm|operatorname)\s*\{([dei])\}", r"\1"),
+    (r"(?<=[a-zA-Z}])('+)", lambda match: r"^{" + r"\prime" * len(match[1]) + "}"),
+    (r"_\s*([a-zA-Z\d])", r"_{\1}"),
+    (r"\\operatorname\s*\{(?:a|arc)(sin|cos|tan)\}", r"\\arc\1"),
+    (r"\\operatorname\s*\{((?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|ln|log|exp|gcd|lcm|max|min)\}", r"\\\1"),
+    (r"\\(?:mbox|mathrm|mathsf|textbf|textrm|textit|textnormal|operatorname)(?![a-zA-Z])", r"\\text"),
+    (r"\\geqslant|\\ge(?![a-zA-Z])|>=", r"\\geq"),
+    (r"\\leqslant|\\le(?![a-zA-Z])|<=", r"\\leq"),
+    (r"\s*\^\s*\{?\s*\\circ\s*\}?(?:\s*[CF]\b)?|\\degrees?(?![a-zA-Z])", " "),
+    (r"\\lbrace(?![a-zA-Z])", r"\\{"),
+    (r"\\rbrace(?![a-zA-Z])", r"\\}"),
+    (r"\\langle(?![a-zA-Z])", "("),
+    (r"\\rangle(?![a-zA-Z])", ")"),
+    (r"\bnp\.log\b", r"\\ln"),
+    (r"\bnp\.((?:arc)?(?:sin|cos|tan)|exp|sqrt|pi)\b", r"\\\1"),
+    (r"\\sqrt\s*\(([^()]*)\)|(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1\2}"),
+    (r"(?<=\d) (?=\d{3}(?!\d))(?<!\d{4} )", ","),
+    (r" {2,}", " "),
 ]
+REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in _PATTERNS]
 TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 # Words behind a number are its unit; a single letter may be a variable, so only words that cannot be a product count.
 WORDS = (

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import Self
 
 from verl_v05.grading.answer import final_answer
-from verl_v05.grading.verdict import Verdict, quick_verdict
+from verl_v05.grading.verdict import NO_ANSWER, Verdict, quick_verdict
 
 # Address space of a worker: sympy takes 0.4 GB of it, a power tower would take all there is.
 MEMORY_BYTES = 4 << 30
@@ -56,6 +56,9 @@ class GradingPool:
         """
         answer = final_answer(response)
         future: Future[Verdict] = Future()
+        if answer is None:
+            future.set_result(NO_ANSWER)
+            return future
         if (verdict := quick_verdict(answer, ground_truth)) is not None:
             future.set_result(verdict)
             return future
@@ -121,7 +124,9 @@ class Worker:
             start_new_session=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
         )
-        if self._process.stdout.readline() != "ready\n":
+        assert self._process.stdin and self._process.stdout  # both were asked for
+        self._requests, self._verdicts = self._process.stdin, self._process.stdout
+        if self._verdicts.readline() != "ready\n":
             self.__exit__()
             raise RuntimeError(
                 f"a grading worker ended with code {self._process.returncode} before it was ready; "
@@ -138,9 +143,9 @@ class Worker:
     def compare(self, answer: str, ground_truth: str) -> Verdict:
         """The verdict, "timeout" or "error" if the process died of it (it is not `alive` then)."""
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps([answer, ground_truth]) + "\n")
-            self._process.stdin.flush()
-        if line := self._process.stdout.readline():
+            self._requests.write(json.dumps([answer, ground_truth]) + "\n")
+            self._requests.flush()
+        if line := self._verdicts.readline():
             return Verdict(*json.loads(line))
         self.alive = False
         overrun = -self._process.wait() in (signal.SIGPROF, signal.SIGALRM)

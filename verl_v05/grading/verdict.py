@@ -25,6 +25,9 @@ class Verdict:
     failure: Failure | None = None
 
 
+NO_ANSWER = Verdict(False, None, "no_answer")
+
+
 def grade(response: str, ground_truth: str) -> Verdict:
     """Grade a response in this process, without a time limit (`GradingPool` has one).
 
@@ -36,13 +39,13 @@ def grade(response: str, ground_truth: str) -> Verdict:
         A verdict for any input; it never raises.
     """
     answer = final_answer(response)
+    if answer is None:
+        return NO_ANSWER
     return quick_verdict(answer, ground_truth) or compare(answer, ground_truth)
 
 
-def quick_verdict(answer: str | None, ground_truth: object) -> Verdict | None:
-    """The verdict where it costs microseconds (no answer, no gold, one spelling, two numbers), else None."""
-    if answer is None:
-        return Verdict(False, None, "no_answer")
+def quick_verdict(answer: str, ground_truth: object) -> Verdict | None:
+    """The verdict where it costs microseconds (no gold, one spelling, two numbers), else None."""
     if not isinstance(ground_truth, str | int) or not str(ground_truth).strip():
         return Verdict(False, answer, "unparsed")
     correct = quickly(answer, str(ground_truth))

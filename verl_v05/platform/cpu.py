@@ -83,7 +83,7 @@ class PlatformCPU(PlatformBase):
     def is_available(self) -> bool:
         return True
 
-    def current_device(self) -> str:
+    def current_device(self) -> str:  # type: ignore[override]
         # verl passes this to Tensor.to, Module.to and torch.device, where an index would mean a GPU.
         return "cpu"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch.multiprocessing.reductions import reduce_tensor  # torch's own, taken before sglang replaces it
@@ -19,7 +19,7 @@ class ShmTensor(torch.Tensor):
     in the pickler's dispatch table, so pickling calls this method, and unpickling yields a plain tensor.
     """
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple:
         return reduce_tensor(self.as_subclass(torch.Tensor))
 
 
@@ -60,8 +60,11 @@ def _register() -> None:
 
     check_cpu_engine()
 
+    # The mixin's methods extend those of the engine that it is mixed with, which a type checker cannot see.
     class CpuEngineMixin:
         """What differs on the CPU for both kinds of model."""
+
+        engine_config: Any
 
         def __init__(self, *args: Any, **kwargs: Any):
             # Trainer and sglang are unrelated processes and cannot pass file descriptors: share by name.
@@ -74,20 +77,20 @@ def _register() -> None:
             forward_only = self.engine_config.forward_only
             object.__setattr__(self.engine_config, "forward_only", False)
             try:
-                return super()._build_fsdp_module(module)
+                return super()._build_fsdp_module(module)  # type: ignore[misc]
             finally:
                 object.__setattr__(self.engine_config, "forward_only", forward_only)
 
         def get_per_tensor_param(self, **kwargs: Any) -> tuple[Iterator[tuple[str, torch.Tensor]], Any]:
-            params, peft = super().get_per_tensor_param(**kwargs)
+            params, peft = super().get_per_tensor_param(**kwargs)  # type: ignore[misc]
             return ((name, p.detach().clone().as_subclass(ShmTensor)) for name, p in params), peft
 
     @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
-    class CpuEngineWithLMHead(CpuEngineMixin, FSDPEngineWithLMHead):
+    class CpuEngineWithLMHead(CpuEngineMixin, FSDPEngineWithLMHead):  # type: ignore[misc]
         pass
 
     @EngineRegistry.register(model_type="value_model", backend=["fsdp", "fsdp2"], device="cpu")
-    class CpuEngineWithValueHead(CpuEngineMixin, FSDPEngineWithValueHead):
+    class CpuEngineWithValueHead(CpuEngineMixin, FSDPEngineWithValueHead):  # type: ignore[misc]
         def _build_module(self) -> torch.nn.Module:
             # verl's loader requires flash-attn and is looked up at each call in its module, with no hook in between;
             # overriding the whole method instead would copy forty lines of verl. A worker builds one module at a time.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ class PromptCounts:
         """Successes and failures of each prompt, shape (prompts, 2); 0 where it was never seen."""
         return np.array([self._counts.get(name, (0.0, 0.0)) for name in prompt_ids]).reshape(-1, 2)
 
-    def add(self, prompt_ids: Sequence[str], successes: Sequence[float], rollouts: Sequence[int]) -> None:
+    def add(self, prompt_ids: Sequence[str], successes: Iterable[float], rollouts: Iterable[int]) -> None:
         """Count a visit of each prompt: its successes among its rollouts."""
         for name, success, k in zip(prompt_ids, successes, rollouts, strict=True):
             old = self._counts.get(name, (0.0, 0.0))

@@ -131,7 +131,8 @@ def _base_url(url: Any) -> httpx.URL:
         base = httpx.URL(url)
     except (TypeError, httpx.InvalidURL):
         base = httpx.URL("")
-    plain = base.scheme in ("http", "https") and base.host and not (base.userinfo or base.query or base.fragment)
+    extras = base.userinfo or base.query or base.fragment
+    plain = base.scheme in ("http", "https") and bool(base.host) and not extras
     require(f"{KEY}.url", url, plain, allowed)
     return base
 

@@ -27,7 +27,7 @@ class V05AgentLoopManager(AgentLoopManagerTQ):
         check_contract()
         super().__init__(*args, **kwargs)
         self.agent_loop_workers_class = ray.remote(V05AgentLoopWorker)
-        self.allocator = (
+        self.allocator: Any = (  # an actor handle, whose methods Ray makes at run time
             ray.remote(Allocator)
             .options(num_cpus=0, max_concurrency=MAX_OPEN_GROUPS)
             .remote(load_settings(self.config))
@@ -35,9 +35,10 @@ class V05AgentLoopManager(AgentLoopManagerTQ):
 
     async def _init_agent_loop_workers(self) -> None:
         await super()._init_agent_loop_workers()
+        workers: list[Any] = self.agent_loop_workers
         identities = await asyncio.gather(
             self.allocator.fingerprint.remote(),
-            *(worker.attach.remote(self.allocator) for worker in self.agent_loop_workers),
+            *(worker.attach.remote(self.allocator) for worker in workers),
         )
         for name, theirs in zip(["the allocator", *self.agent_loop_workers], identities, strict=True):
             check_same(str(name), theirs)

@@ -27,7 +27,7 @@ from verl_v05.settings import load_settings
 logger = logging.getLogger(__name__)
 
 # verl exports the actor class only; Ray keeps the class it was made of here.
-_VerlWorker = AgentLoopWorkerTQ.__ray_metadata__.modified_class
+_VerlWorker: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class  # type: ignore[attr-defined]
 
 
 class V05AgentLoopWorker(_VerlWorker):
@@ -37,7 +37,7 @@ class V05AgentLoopWorker(_VerlWorker):
         check_contract()
         super().__init__(*args, **kwargs)
         self.settings = load_settings(self.config)
-        self.allocator: ray.actor.ActorHandle | None = None
+        self.allocator: Any = None  # handle of the actor, from attach()
 
     def attach(self, allocator: ray.actor.ActorHandle) -> str:
         """Give the worker the run's allocator; returns the identity of the code it runs."""

@@ -34,7 +34,7 @@ def load_state(folder: str | os.PathLike) -> dict[str, Any]:
         ValueError: a file is damaged or of another format.
     """
     path = Path(folder) / FILE
-    state = _read(path) if path.exists() else {"format": FORMAT}
+    state: dict[str, Any] = _read(path) if path.exists() else {"format": FORMAT}
     found = state.pop("format", None)
     if found not in (FORMAT, ALLOCATOR_ONLY_FORMAT):
         raise ValueError(f"{path} was written by another verl-v05; resume with that one")

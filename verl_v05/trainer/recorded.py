@@ -7,7 +7,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 
 from value_model.conversions import success_of_reward
-from verl_v05.prior.query import Outcome, make_query
+from verl_v05.prior.query import Outcome, Query, make_query
 from verl_v05.rollout.outcome import outcome_reward
 from verl_v05.rollout.rows import last_outputs, response_tokens
 from verl_v05.settings import OutcomeSettings
@@ -32,7 +32,8 @@ def batch_outcomes(batch: KVBatchMeta) -> list[Outcome]:
     """One outcome a prompt of the batch, from what the agent loops stored."""
     fields = ["uid", "raw_prompt", "data_source", "extra_fields"]
     data = tq.kv_batch_get(keys=last_outputs(batch), partition_id=batch.partition_id, select_fields=fields)
-    queries, rewards = {}, {}
+    queries: dict[str, Query] = {}
+    rewards: dict[str, list[float]] = {}
     for uid, prompt, source, extra in zip(*(list(data[field]) for field in fields), strict=True):
         queries[uid] = make_query(prompt, source)
         rewards.setdefault(uid, []).append(outcome_reward(extra.get("reward_extra_info", {}), OutcomeSettings()))

@@ -52,7 +52,7 @@ class V05Trainer(SyncTrainer):
 
     def fit(self, agent_loop_manager: AgentLoopManager) -> None:
         """Restore the allocator's state if the run resumes, then train."""
-        self._allocator = agent_loop_manager.allocator
+        self._allocator: Any = agent_loop_manager.allocator  # type: ignore[attr-defined]  # check_run: it is ours
         ray.get(self._allocator.start.remote(self._policy_placement_groups()))
         if self.global_steps > 0:
             folder = self._checkpoint_folder(resumed=True)

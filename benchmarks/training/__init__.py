@@ -1,0 +1,1 @@
+"""Training runs compared on the demo's arithmetic: methods, fusions of prior and rollouts, priors."""

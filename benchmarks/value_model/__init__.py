@@ -1,0 +1,1 @@
+"""A value model on the V0 authors' public data, and what asking one costs."""
