@@ -17,7 +17,11 @@ class Problem:
 
 def refuse(key: str, value: object, allowed: str) -> Problem:
     """An error that names the key, its value and what is allowed."""
-    return Problem("error", f"{key}={value!r} is not allowed: it must be {allowed}")
+    return error(f"{key}={value!r} is not allowed: it must be {allowed}")
+
+
+def error(message: str) -> Problem:
+    return Problem("error", message)
 
 
 def warn(message: str) -> Problem:
