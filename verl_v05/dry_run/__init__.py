@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 
@@ -15,17 +16,12 @@ class Problem:
     message: str
 
 
+error, warn = partial(Problem, "error"), partial(Problem, "warning")
+
+
 def refuse(key: str, value: object, allowed: str) -> Problem:
     """An error that names the key, its value and what is allowed."""
     return error(f"{key}={value!r} is not allowed: it must be {allowed}")
-
-
-def error(message: str) -> Problem:
-    return Problem("error", message)
-
-
-def warn(message: str) -> Problem:
-    return Problem("warning", message)
 
 
 def failed(problems: Iterable[Problem]) -> bool:

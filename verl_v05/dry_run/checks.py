@@ -20,7 +20,7 @@ from verl_v05.compat.config import refused, unread, unreadable
 from verl_v05.compat.contract import ContractError, check_version
 from verl_v05.dry_run import Problem, error, failed, refuse, warn
 from verl_v05.dry_run.from_verl import Workers, check_with_verl, read_workers
-from verl_v05.dry_run.inputs import INPUTS
+from verl_v05.dry_run.inputs import check_data, check_packages, check_reward
 from verl_v05.dry_run.model_sizes import ModelShape
 from verl_v05.launch import check_run
 from verl_v05.settings import KEY, load_settings
@@ -52,8 +52,8 @@ def check_config(config: DictConfig) -> list[Problem]:
     if not failed(problems):
         workers = read_workers(config)
         problems += [problem for rule in (_engines, _batches, _tokens) for problem in rule(config, workers)]
-    problems += [p for rule in (_rollout, _critic, _v05, *INPUTS, _not_planned) for p in rule(config)]
-    return [*problems, *map(warn, unread(config))]
+    rules = (_rollout, _critic, _v05, check_data, check_reward, check_packages, _not_planned)
+    return [*problems, *(problem for rule in rules for problem in rule(config)), *map(warn, unread(config))]
 
 
 def check_model(config: DictConfig, workers: Workers, policy: ModelShape) -> list[Problem]:

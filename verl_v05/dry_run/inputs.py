@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,11 @@ from verl.trainer.ppo.reward import get_custom_reward_fn, resolve_reward_manager
 from verl_v05.compat.config import lacking
 from verl_v05.dry_run import Problem, error, refuse, warn
 from verl_v05.dry_run.from_verl import reason
+
+REWARD: tuple[tuple[str, str, Callable[[DictConfig], object]], ...] = (
+    ("reward.custom_reward_function", "path", get_custom_reward_fn),
+    ("reward.reward_manager", "module.path", resolve_reward_manager_cls),
+)
 
 
 def check_data(config: DictConfig) -> Iterator[Problem]:
@@ -29,7 +34,7 @@ def check_data(config: DictConfig) -> Iterator[Problem]:
             yield warn(f"{key}: not on this machine: {', '.join(absent)}")
         if OmegaConf.select(config, "data.custom_cls.path"):  # a dataset class of the user's reads what it wants
             continue
-        rows, fine = 0, len(here) == len(names)
+        rows, fine = 0, names and len(here) == len(names)
         for name in here:
             try:
                 count, first = _read(Path(name).expanduser())
@@ -47,27 +52,19 @@ def check_data(config: DictConfig) -> Iterator[Problem]:
 
 def check_reward(config: DictConfig) -> Iterator[Problem]:
     """The reward function and its manager are loaded as verl's reward workers load them."""
-    function, manager = "reward.custom_reward_function", "reward.reward_manager"
-    for key, path, load in (
-        (function, f"{function}.path", get_custom_reward_fn),
-        (manager, f"{manager}.module.path", resolve_reward_manager_cls),
-    ):
+    for key, path, load in REWARD:
         try:
             load(config)
         except FileNotFoundError:
-            yield warn(f"{path}: not on this machine: {OmegaConf.select(config, path)}")
+            yield warn(f"{key}.{path}: not on this machine: {OmegaConf.select(config, f'{key}.{path}')}")
         except (Exception, SystemExit) as refusal:  # whatever the user's module raises
             yield error(f"{key} cannot be loaded: {reason(refusal)}")
 
 
 def check_packages(config: DictConfig) -> Iterator[Problem]:
-    """Packages that the run imports."""
-    # A launch for GPUs that is checked on a machine without one will run in another environment.
+    """Packages that the run imports; a launch for GPUs, checked without one, will have others of its kind."""
     of_machine = config.trainer.device == "cpu" or get_platform().device_name != "cpu"
     return map(warn, lacking(config, of_machine))
-
-
-INPUTS = (check_data, check_reward, check_packages)
 
 
 def _read(path: Path) -> tuple[int, dict[str, Any] | None]:

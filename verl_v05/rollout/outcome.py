@@ -9,7 +9,6 @@ from typing import Any
 from value_model.conversions import reward_of_success
 from verl_v05.settings import OutcomeSettings
 
-
 ROUNDING = 1e-6  # of the range: outcomes that a reward function averages in floating point miss its ends by that
 
 
