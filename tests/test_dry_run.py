@@ -9,11 +9,14 @@ from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from pyarrow.parquet import write_table
 from rich.console import Console
 from transformers import Qwen3Config
 
+from tests.test_run_check import IDS, WRONG_LAUNCHES
 from verl_v05.compat.contract import resolve, source_of
 from verl_v05.dry_run.__main__ import INVALID, VALID, main
 from verl_v05.dry_run.checks import check_config, check_model
@@ -367,6 +370,137 @@ def test_what_the_plan_leaves_out_is_said(tmp_path: Path) -> None:
     assert "train_files" not in found
 
 
+# --- what the run would open ---
+
+MESSAGES = [{"role": "user", "content": "1 + 1 = ?"}]
+ROW = {"prompt": MESSAGES, "data_source": "sums", "reward_model": {"ground_truth": "2"}}
+
+
+def parquet(folder: Path, *rows: dict) -> str:
+    file = folder / "rows.parquet"
+    write_table(pa.Table.from_pylist(list(rows), schema=pa.Table.from_pylist([ROW]).schema if not rows else None), file)
+    return str(file)
+
+
+@pytest.mark.parametrize(("overrides", "message"), WRONG_LAUNCHES, ids=IDS)
+def test_what_stops_every_launch_is_an_error(overrides: list[str], message: str) -> None:
+    assert any(re.search(message, error) for error in errors(compose(*overrides)))
+
+
+def test_data_that_the_run_can_use_passes(tmp_path: Path) -> None:
+    file = parquet(tmp_path, *[ROW] * 64)
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text(f"{json.dumps(ROW)}\n" * 64)
+    (tmp_path / "rows.json").write_text(json.dumps([ROW] * 64))
+    for name in (file, lines, tmp_path / "rows.json", f"[{file},{lines}]"):
+        config = compose(f"data.train_files={name}", f"data.val_files=[{file}]")
+        assert errors(config) == [] and not any("data." in warning for warning in warnings(config))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "rows.parquet has no rows"),
+        ([ROW] * 63, "data.train_files: 63 rows are less than one batch, data.train_batch_size=64"),
+        ([{"question": "1 + 1 = ?"}], "has no column prompt, data_source, reward_model, only question"),
+        ([{"prompt": MESSAGES, "data_source": "sums"}], "has no column reward_model, only prompt, data_source"),
+        ([ROW | {"prompt": "1 + 1"}], r"no messages, \[\{role, content\}, ...\], in prompt, but a str: '1 \+ 1'"),
+        ([ROW | {"prompt": ["1 + 1 = ?"]}], r"in prompt, but a list: \['1 \+ 1"),
+        ([ROW | {"reward_model": "2"}], "has no ground_truth in reward_model: '2'"),
+    ],
+)
+def test_data_that_the_run_cannot_use_is_an_error(rows: list[dict], message: str, tmp_path: Path) -> None:
+    (found,) = errors(compose(f"data.train_files={parquet(tmp_path, *rows)}"))
+    assert re.search(message, found)
+
+
+def test_files_that_nobody_can_read_are_errors(tmp_path: Path) -> None:
+    pointer, table = tmp_path / "pointer.parquet", tmp_path / "table.csv"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\n")
+    table.write_text("prompt\n")
+    found = errors(compose(f"data.train_files=[{pointer},{tmp_path}]", f"data.val_files={table}"))
+    for name, reason in [("pointer.parquet", "magic bytes"), (str(tmp_path), "reads .parquet"), ("table.csv", ".json")]:
+        assert any(f"{name} cannot be read" in error and reason in error for error in found)
+    assert len(found) == 3
+    (empty,) = errors(compose("data.train_files=[]"))
+    assert empty == "data.train_files=[] is not allowed: it must be a file or a list of them"
+
+
+def test_own_datasets_and_reward_managers_have_their_own_columns(tmp_path: Path) -> None:
+    file = parquet(tmp_path, *[{"prompt": MESSAGES}] * 64)
+    (tmp_path / "mine.py").write_text("class Mine: ...\n")
+    given = f"data.train_files={file}"
+    manager = [f"reward.reward_manager.{key}" for key in ("source=importlib", f"module.path={tmp_path / 'mine.py'}")]
+    assert errors(compose(given, f"data.custom_cls.path={tmp_path / 'mine.py'}")) == []
+    assert errors(compose(given, *manager, "reward.reward_manager.name=Mine")) == []
+    (found,) = errors(compose(given))
+    assert "has no column data_source, reward_model" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("import no_such_module\n", (), "custom_reward_function cannot be loaded: No module named 'no_such_module'"),
+        ("def compute_score(:\n", (), "custom_reward_function cannot be loaded: invalid syntax"),
+        ("raise SystemExit('no key')\n", (), "custom_reward_function cannot be loaded: no key"),
+        ("def score(): ...\n", (), "custom_reward_function cannot be loaded: .*compute_score"),
+        ("def compute_score(): ...\n", ("reward.reward_manager.name=no",), "reward_manager cannot be loaded: .*no"),
+    ],
+)
+def test_a_reward_that_cannot_be_loaded_is_an_error(
+    text: str, overrides: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "reward.py").write_text(text)
+    (found,) = errors(compose(f"reward.custom_reward_function.path={tmp_path / 'reward.py'}", *overrides))
+    assert re.search(message, found)
+
+
+def test_rewards_that_are_elsewhere_are_warned_of() -> None:
+    manager = [f"reward.reward_manager.{key}" for key in ("source=importlib", "module.path=manager.py")]
+    config = compose("reward.custom_reward_function.path=reward.py", *manager)
+    assert errors(config) == []
+    files = {"custom_reward_function.path": "reward.py", "reward_manager.module.path": "manager.py"}
+    assert {f"reward.{key}: not on this machine: {file}" for key, file in files.items()} <= {*warnings(config)}
+    (found,) = errors(compose("reward.custom_reward_function.path=pkg://no.such.package"))
+    assert "custom_reward_function cannot be loaded: No module named 'no'" in found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            (f"+{MODEL}.override_config.attn_implementation=flash_attention_2",),
+            "=flash_attention_2 needs flash_attn, not",
+        ),
+        (("trainer.logger=[console,wandb]",), "trainer.logger=wandb needs wandb, not installed here"),
+        (("trainer.logger=vemlp_wandb",), "trainer.logger=vemlp_wandb needs volcengine_ml_platform, not"),
+        (
+            ("algorithm.v05.prior.provider=v0",),
+            "provider=v0 needs sentence_transformers, tabpfn, not installed here: pip",
+        ),
+        ((f"{ROLLOUT}.name=vllm",), "rollout.name=vllm needs vllm, not installed here"),
+    ],
+)
+def test_packages_that_are_absent_are_warned_of(
+    overrides: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verl_v05.compat.config.find_spec", lambda name: None)
+    assert any(message in warning for warning in warnings(compose(*overrides, name="v05", platform="cpu")))
+
+
+def test_a_launch_for_gpus_is_not_held_against_a_machine_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verl_v05.compat.config.find_spec", lambda name: None)
+    found = "\n".join(warnings(compose("trainer.logger=[console,wandb]", platform="gpu")))
+    assert "needs wandb" in found and "flash_attn" not in found and "sglang" not in found
+
+
+def test_keys_without_effect_are_warned_of() -> None:
+    found = warnings(compose("trainer.balance_batch=false", "data.truncation=left", "+reward_function.path=my.py"))
+    assert "trainer.balance_batch=False has no effect: verl's V1 trainer does not read it" in found
+    assert "data.truncation=left has no effect: verl's V1 trainer does not read it" in found
+    assert "reward_function: verl has no such key, only code of your own can read it" in found
+
+
 def test_verl_itself_refuses() -> None:
     def refused(*overrides: str) -> str:
         return "\n".join(problem.message for problem in check_with_verl(compose(*overrides)))
@@ -449,6 +583,7 @@ def test_the_exit_code_tells_an_invalid_launch(tiny: Path, tmp_path: Path, capsy
     ("arguments", "message"),
     [
         (["data.train_batchsize=4"], "train_batchsize"),
+        (["algorithm.v05=streaming"], "with a slash, algorithm/v05=streaming"),
         (["algorithm/v05=nothing"], "Could not find 'algorithm/v05/nothing'"),
         (["data.train_batch_size=1,2"], "data.train_batch_size"),
         (["--config-name", "nothing"], "Cannot find primary config 'nothing'"),

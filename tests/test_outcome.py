@@ -29,10 +29,20 @@ def test_the_range_maps_linearly_and_its_ends_exactly(low: float, high: float) -
         assert -1 <= reward <= 1 and reward == pytest.approx(2 * share - 1, abs=1e-12)
 
 
-@pytest.mark.parametrize("value", [math.nan, 1.0000001, -0.5, math.inf, -math.inf, "nan"])
+@pytest.mark.parametrize("value", [math.nan, 1.00001, -0.5, math.inf, -math.inf, "nan"])
 def test_values_outside_the_range_are_refused_with_value_and_range(value: Any) -> None:
     with pytest.raises(OutcomeError, match=rf"acc={float(value)} is outside .*outcome.low, high\] = \[0.0, 1.0\]"):
         outcome_reward({"acc": value}, OutcomeSettings())
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-3.0, 10.0), (0.0, 100.0)])
+def test_rounding_beyond_the_range_counts_as_its_end(low: float, high: float) -> None:
+    settings, width = OutcomeSettings(low=low, high=high), high - low
+    for share, reward in [(1.0000000000000002, 1.0), (-1e-17, -1.0), (1 + 9e-7, 1.0), (-9e-7, -1.0)]:
+        assert outcome_reward({"acc": low + share * width}, settings) == reward
+    for share in (1 + 2e-6, -2e-6):
+        with pytest.raises(OutcomeError, match="is outside"):
+            outcome_reward({"acc": low + share * width}, settings)
 
 
 def test_a_missing_key_is_refused_with_what_there_is() -> None:

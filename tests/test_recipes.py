@@ -8,8 +8,10 @@ import re
 import subprocess
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from omegaconf import DictConfig
+from pyarrow.parquet import write_table
 
 from recipes.demo.policy import build_model, build_tokenizer
 from verl_v05.dry_run.__main__ import VALID, main
@@ -33,6 +35,13 @@ ECHO = """#!/usr/bin/env bash
 printf "%s\\n" "$@" > "$ARGUMENTS"
 if [[ $2 == recipes.demo.make ]]; then echo "${PYTHONPATH%%:*}" > "$ARGUMENTS.path"; fi
 """
+# As the recipes read it, of the largest batch.
+ROW = {
+    "prompt": [{"role": "user", "content": "1 + 1 = ?"}],
+    "data_source": "arithmetic",
+    "reward_model": {"style": "rule", "ground_truth": "2"},
+}
+PROMPTS = 8192
 # Capitals that the scripts read and that are no setting of a run: bash's own, and one that belongs to the machine.
 NOT_SETTINGS = {"BASH_SOURCE", "PYTHONPATH", "OMP_NUM_THREADS"}
 
@@ -45,12 +54,14 @@ class Recipes:
         python = folder / "python"
         python.write_text(ECHO)
         python.chmod(0o755)
+        self.train = folder / "train.parquet"
+        write_table(pa.Table.from_pylist([ROW] * PROMPTS), self.train)
 
     def command(self, script: str, *overrides: str, cwd: Path = ROOT, **variables: str) -> list[str]:
         """Arguments of the last python that the script started."""
         arguments = self._folder / "arguments"
         path = f"{self._folder}{os.pathsep}{os.environ['PATH']}"
-        settings = {"OUT": str(self._folder / "run"), "TRAIN": str(self._folder), "ARGUMENTS": str(arguments)}
+        settings = {"OUT": str(self._folder / "run"), "TRAIN": str(self.train), "ARGUMENTS": str(arguments)}
         env = {**os.environ, **settings, "PATH": path, **variables}
         subprocess.run([PAPER / f"{script}.sh", *overrides], env=env, cwd=cwd, check=True)
         return arguments.read_text().splitlines()
@@ -81,20 +92,30 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
     return folder
 
 
+@pytest.fixture
+def demo(policy: str, recipes: Recipes) -> dict[str, str]:
+    """Variables of a policy and data that are on this machine."""
+    return {"MODEL": policy, "VAL": str(recipes.train)}
+
+
 @pytest.mark.parametrize("setting", ROLLOUTS)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_passes_its_dry_run_with_as_many_rollouts_as_the_others(
-    method: str, setting: str, recipes: Recipes, policy: str, tmp_path: Path
+    method: str, setting: str, recipes: Recipes, demo: dict[str, str], tmp_path: Path
 ) -> None:
     script, variables, group = METHODS[method]
     if setting == "cpu":
-        variables = {**variables, "MODEL": policy}
+        variables = {**variables, **demo}
     plan = tmp_path / "plan.json"
     arguments = recipes.dry_run(script, SETTING=setting, **variables)
     assert main([*arguments, "--json", str(plan)]) == VALID
-    step = json.loads(plan.read_text())["step"]
+    data = json.loads(plan.read_text())
+    step = data["step"]
     assert step["first_rollouts"] == ROLLOUTS[setting] and step["prompts"] == ROLLOUTS[setting] // group
     assert step["updates"] == (1 if setting == "cpu" else 4)
+    messages = [problem["message"] for problem in data["problems"]]
+    absent = "data.val_files: not on this machine: data/test/aime24"
+    assert [message for message in messages if not message.startswith(absent)] == []
 
 
 def test_the_dry_run_checks_what_is_launched(recipes: Recipes) -> None:

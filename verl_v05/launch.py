@@ -10,6 +10,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from verl_v05.compat.config import lacking_of_prior, refused, unreadable
 from verl_v05.compat.contract import ContractError, check_version
 from verl_v05.method import Method
 from verl_v05.prior import make_prior
@@ -19,8 +20,8 @@ from verl_v05.settings import V05Settings, load_settings
 MANAGER = "verl_v05.rollout.manager.V05AgentLoopManager"
 
 
-class CheckLaunch(Callback):
-    """Stops the launch with one readable message.
+class CheckConfig(Callback):
+    """Stops the launch with one readable message, where verl would do something else than asked, or fail later.
 
     hydra turns exceptions of callbacks into warnings, hence SystemExit.
     """
@@ -28,9 +29,25 @@ class CheckLaunch(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
             check_version()
-            check_run(config)
+            self.check(config)
         except (ContractError, SettingsError) as error:
             raise SystemExit(f"verl-v05: {error}") from None
+
+    def check(self, config: DictConfig) -> None:
+        """Raise SettingsError with all that is wrong."""
+        if faults := [*unreadable(config)] or [*refused(config)]:
+            raise SettingsError("\n".join(faults))
+
+
+class CheckLaunch(CheckConfig):
+    """:class:`CheckConfig`, and the rules of V0.5."""
+
+    def check(self, config: DictConfig) -> None:
+        super().check(config)
+        # The prior's replicas would notice only after the policy is loaded.
+        if lacking := [*lacking_of_prior(config)]:
+            raise SettingsError("\n".join(lacking))
+        check_run(config)
 
 
 def check_run(config: DictConfig) -> V05Settings:

@@ -133,8 +133,14 @@ def load_settings(config: DictConfig) -> V05Settings:
         )
     if not isinstance(group, DictConfig):
         raise SettingsError(f"{KEY}={group!r} is not allowed: choose a preset with a slash, algorithm/v05={group}")
+    known = OmegaConf.structured(V05Settings)
+    for name, default in known.items():
+        # omegaconf's own message names neither the key nor what would be right.
+        if isinstance(default, DictConfig) and not isinstance(value := group.get(name, default), DictConfig):
+            keys = f": set its keys, {', '.join(f'{KEY}.{name}.{key}' for key in map(str, default))}" if default else ""
+            raise SettingsError(f"{KEY}.{name}={value!r} is not allowed, it is a group{keys}")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(V05Settings), group)
+        merged = OmegaConf.merge(known, group)
         return cast(V05Settings, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise SettingsError(_explain(error)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 
@@ -15,13 +16,12 @@ class Problem:
     message: str
 
 
+error, warn = partial(Problem, "error"), partial(Problem, "warning")
+
+
 def refuse(key: str, value: object, allowed: str) -> Problem:
     """An error that names the key, its value and what is allowed."""
-    return Problem("error", f"{key}={value!r} is not allowed: it must be {allowed}")
-
-
-def warn(message: str) -> Problem:
-    return Problem("warning", message)
+    return error(f"{key}={value!r} is not allowed: it must be {allowed}")
 
 
 def failed(problems: Iterable[Problem]) -> bool:

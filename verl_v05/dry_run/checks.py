@@ -6,20 +6,21 @@ Rules that verl asserts deep inside its workers are written down here; :mod:`ver
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from verl.trainer.ppo.utils import need_critic
 from verl.utils.torch_dtypes import BFLOAT_LIST, FLOAT_LIST, HALF_LIST
 from verl.workers.config import ActorConfig, CriticConfig
 
 from value_model.serving.placement import replica_options
+from verl_v05.compat.config import refused, unread, unreadable
 from verl_v05.compat.contract import ContractError, check_version
-from verl_v05.dry_run import Problem, failed, refuse, warn
+from verl_v05.dry_run import Problem, error, failed, refuse, warn
 from verl_v05.dry_run.from_verl import Workers, check_with_verl, read_workers
+from verl_v05.dry_run.inputs import check_data, check_packages, check_reward
 from verl_v05.dry_run.model_sizes import ModelShape
 from verl_v05.launch import check_run
 from verl_v05.settings import KEY, load_settings
@@ -36,7 +37,7 @@ COUNTS = (
 POOLS = {"reward.reward_model": "enable_resource_pool", "distillation": "enabled"}
 FSDP = ("fsdp", "fsdp2")
 SYNCHRONOUS = ("sync", "sync_recorded", "v05")
-GROUPS = ("grpo", "grpo_vectorized", "gdpo", "rloo", "rloo_vectorized", "opo", "reinforce_plus_plus_baseline")
+GROUPS = ("grpo", "grpo_vectorized", "rloo", "rloo_vectorized", "opo", "reinforce_plus_plus_baseline")
 TRAINING_DTYPES = [d for d in (*FLOAT_LIST, *HALF_LIST, *BFLOAT_LIST) if not isinstance(d, torch.dtype)]
 # Bytes of a parameter, by the names that the inference engine takes; "auto" is the checkpoint's own.
 ROLLOUT_DTYPES = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}
@@ -44,13 +45,15 @@ ROLLOUT_DTYPES = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4,
 
 def check_config(config: DictConfig) -> list[Problem]:
     """All that is wrong, not only the first; empty if nothing is."""
-    if unset := list(_unset(config)):  # verl and the other checks compute with these
-        return unset
-    problems = check_with_verl(config)
+    unusable = [*map(error, unreadable(config))] or [*_unset(config)]
+    if unusable:  # verl and the other checks compute with these
+        return unusable
+    problems = [*map(error, refused(config)), *check_with_verl(config)]
     if not failed(problems):
         workers = read_workers(config)
         problems += [problem for rule in (_engines, _batches, _tokens) for problem in rule(config, workers)]
-    return problems + [p for rule in (_rollout, _critic, _v05, _files, _not_planned) for p in rule(config)]
+    rules = (_rollout, _critic, _v05, check_data, check_reward, check_packages, _not_planned)
+    return [*problems, *(problem for rule in rules for problem in rule(config)), *map(warn, unread(config))]
 
 
 def check_model(config: DictConfig, workers: Workers, policy: ModelShape) -> list[Problem]:
@@ -66,7 +69,7 @@ def check_model(config: DictConfig, workers: Workers, policy: ModelShape) -> lis
     for key, size in sizes.items():
         if policy.heads % size:
             message = f"{key}={size} is not allowed: it must divide the model's {policy.heads} attention heads"
-            problems.append(Problem("error", message))
+            problems.append(error(message))
     return problems
 
 
@@ -112,7 +115,7 @@ def value_model_bundles(config: DictConfig) -> list[int]:
 def _unset(config: DictConfig) -> Iterator[Problem]:
     for key in sorted(OmegaConf.missing_keys(config)):
         if key.startswith(("actor_rollout_ref", "data.")):
-            yield Problem("error", f"{key} is not set: the launch needs it")
+            yield error(f"{key} is not set: the launch needs it")
     critic = ("critic.ppo_mini_batch_size", "critic.ppo_epochs") if need_critic(config) else ()
     allowed = dict.fromkeys((*COUNTS, *critic), "an integer of at least 1")
     for pool, switch in POOLS.items():
@@ -156,17 +159,8 @@ def _v05(config: DictConfig) -> Iterator[Problem]:
         check_version()
         check_run(config)
         value_model_bundles(config)
-    except (ContractError, ValueError) as error:
-        yield Problem("error", str(error))
-
-
-def _files(config: DictConfig) -> Iterator[Problem]:
-    for key in ("data.train_files", "data.val_files", "reward.custom_reward_function.path"):
-        value = OmegaConf.select(config, key)
-        names = value if isinstance(value, ListConfig) else [value]
-        missing = [name for name in names if name and "://" not in name and not Path(name).expanduser().exists()]
-        if missing:
-            yield warn(f"{key}: not on this machine: {', '.join(missing)}")
+    except (ContractError, ValueError) as refusal:
+        yield error(str(refusal))
 
 
 def _not_planned(config: DictConfig) -> Iterator[Problem]:

@@ -67,7 +67,7 @@ def check_with_verl(config: DictConfig) -> list[Problem]:
         try:
             call()
         except Exception as error:  # whatever verl raises is its refusal
-            problems.append(Problem("error", f"{where}: {_reason(error)}"))
+            problems.append(Problem("error", f"{where}: {reason(error)}"))
     return problems
 
 
@@ -99,7 +99,7 @@ def _reference(trainer: Any) -> ActorConfig | None:
     return omega_conf_to_dataclass(reference)
 
 
-def _reason(error: Exception) -> str:
-    """hydra wraps what a dataclass raises."""
+def reason(error: BaseException) -> str:
+    """hydra wraps what a dataclass raises, verl what a module raises at its import."""
     cause = error.__cause__ or error
     return str(cause).strip() or type(cause).__name__

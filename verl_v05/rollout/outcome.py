@@ -9,22 +9,26 @@ from typing import Any
 from value_model.conversions import reward_of_success
 from verl_v05.settings import OutcomeSettings
 
+ROUNDING = 1e-6  # of the range: outcomes that a reward function averages in floating point miss its ends by that
+
 
 class OutcomeError(ValueError):
     """The reward function's answer holds no usable outcome."""
 
 
 def outcome_reward(reward_extra_info: Mapping[str, Any], settings: OutcomeSettings) -> float:
-    """Map the configured entry of the reward function's extra info to [-1, 1].
+    """Map the configured entry of the reward function's extra info to [-1, 1]; by ``ROUNDING`` outside is its end.
 
     Raises:
-        OutcomeError: the entry is absent, no number, NaN, or outside [low, high].
+        OutcomeError: the entry is absent, no number, NaN, or further outside [low, high].
     """
     value = _number(reward_extra_info, settings.key, "outcome.key")
-    if not settings.low <= value <= settings.high:
+    rounding = ROUNDING * (settings.high - settings.low)
+    if not settings.low - rounding <= value <= settings.high + rounding:
         raise OutcomeError(
             f"{settings.key}={value} is outside [algorithm.v05.outcome.low, high] = [{settings.low}, {settings.high}]"
         )
+    value = min(max(value, settings.low), settings.high)
     return reward_of_success((value - settings.low) / (settings.high - settings.low))
 
 
