@@ -1,4 +1,7 @@
-"""Files that are written whole or not at all: the one place of this project that writes and renames."""
+"""Files that are written whole or not at all: the one place of this project that writes and renames.
+
+And :func:`lfs_pointer_problem`, for readers: a clone without Git LFS has small text files in the place of large ones.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def lfs_pointer_problem(path: str | os.PathLike) -> str | None:
+    """What is wrong, and what to do, if ``path`` is a file that holds a pointer of Git LFS; else None."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(LFS_POINTER))
+    except OSError:
+        return None  # what is wrong with it is for its reader to report
+    if start != LFS_POINTER:
+        return None
+    return f"{os.fspath(path)} is a pointer of Git LFS in the place of the file: run `git lfs pull` where it was cloned"
 
 
 @contextmanager
