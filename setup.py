@@ -55,7 +55,7 @@ setup(
         ],
         # prior.provider=http, and the endpoint it asks
         "http": ["fastapi>=0.165", "httpx", "prometheus-client", "pydantic", "uvicorn"],
-        "wandb": ["wandb"],
+        "wandb": ["wandb", "wandb-workspaces"],
         # of a checkout: recipes/demo, recipes/data and the tests
         "demo": ["matplotlib", "tabulate"],
         "data": ["huggingface_hub", "tabulate"],

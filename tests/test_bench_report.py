@@ -160,6 +160,16 @@ def test_the_command_compares_folders(tmp_path: Path) -> None:
     assert len(pd.read_csv(tmp_path / "table.csv")) == 6
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"model": "m"}'])
+def test_a_damaged_result_is_named(tmp_path: Path, content: str) -> None:
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        write_result(tmp_path / name, result(), TABLE)
+    (tmp_path / "y" / "result.json").write_text(content)
+    with pytest.raises(SystemExit, match=r"^compare: .*y/result\.json is no result of this bench"):
+        comparison.main([str(tmp_path / "x"), str(tmp_path / "y"), "--out", str(tmp_path / "t.md")])
+
+
 @pytest.mark.parametrize("folders", [["x"], ["x", "x"], ["x", "nothing"]])
 def test_folders_that_cannot_be_compared_are_refused(tmp_path: Path, folders: list[str]) -> None:
     (tmp_path / "x").mkdir()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import combinations, product
+from math import comb
 
 import numpy as np
 import pytest
@@ -14,6 +16,15 @@ from benchmarks.bench.statistics import holm, interval, mean_of_means, pass_at_k
 def test_pass_at_k_is_the_share_of_draws_with_a_right_response(n: int, correct: int, k: int) -> None:
     draws = list(combinations([1] * correct + [0] * (n - correct), k))
     assert pass_at_k(np.array([correct]), n, k)[0] == pytest.approx(np.mean([any(d) for d in draws]))
+
+
+@pytest.mark.parametrize("k", [1, 2, 16, 1024, 2047, 2048])
+def test_pass_at_k_of_many_responses_is_the_exact_fraction(k: int) -> None:
+    n, correct = 2048, np.array([0, 1, 2, 7, 1000, 1024, 2047, 2048])
+    exact = [float(1 - Fraction(comb(n - c, k), comb(n, k))) for c in correct.tolist()]
+    found = pass_at_k(correct, n, k)
+    np.testing.assert_allclose(found, exact, rtol=1e-12, atol=0)
+    assert found[0] == 0 and found[-1] == 1
 
 
 def test_pass_at_k_refuses_more_draws_than_responses() -> None:

@@ -7,16 +7,19 @@ import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from benchmarks import png
 from benchmarks.dashboard import html_page as page
 from benchmarks.dashboard import wandb_report
 from benchmarks.dashboard.__main__ import main
+from benchmarks.dashboard.methods import METHOD_KEYS
 from benchmarks.dashboard.wandb_report import NO_ACCOUNT, NO_LIBRARY, missing_requirement, report_sections
 from tests.test_dashboard_runs import Step, write_run
 
 SOURCES = ("aime24", "amc23")
+PRESETS = Path(__file__).parents[1] / "verl_v05/config/algorithm/v05"
 PNG = b"\x89PNG"
 
 
@@ -171,6 +174,20 @@ def test_offline_the_report_ends_with_status_2(
         wandb_report.main(["project-without-entity"])
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("schedule=streaming", "fusion=empirical_bayes", "baseline=leave_one_out", "allocation=posterior"),
+        *("prior.provider=v0", "prior.provider=none", "prior.provider=my.Prior"),
+    ],
+)
+def test_runs_that_differ_in_the_method_or_the_prior_are_not_averaged_in_the_report(override: str) -> None:
+    plain = OmegaConf.create({"algorithm": {"v05": OmegaConf.load(PRESETS / "rounds.yaml")}})
+    other = OmegaConf.merge(plain, OmegaConf.from_dotlist([f"algorithm.v05.{override}"]))
+    first, second = ([OmegaConf.select(config, key) for key in METHOD_KEYS] for config in (plain, other))
+    assert sum(x != y for x, y in zip(first, second, strict=True)) == 1
+
+
 def test_the_report_of_the_library_holds_the_panels() -> None:
     pytest.importorskip("wandb_workspaces")
     sections = report_sections(["val-core/amc23/acc/mean@1", "v05/total/rollouts", "v05/k/prompts_with_4"])
@@ -181,4 +198,4 @@ def test_the_report_of_the_library_holds_the_panels() -> None:
         [("v05/total/rollouts", ["val-core/amc23/acc/mean@1"])],
         [("Step", ["v05/k/prompts_with_4"])],
     ]
-    assert "config.actor_rollout_ref.rollout.n" in grids[0].runsets[0].groupby
+    assert grids[0].runsets[0].groupby == [f"config.{key}" for key in METHOD_KEYS]

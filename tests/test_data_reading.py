@@ -171,6 +171,48 @@ def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
         read(BY_NAME["aime24"], path)
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 135\n")
+    with pytest.raises(SourceError, match=rf"aime24: .*a\{suffix} is a pointer of Git LFS .*git lfs pull"):
+        read(BY_NAME["aime24"], path)
+
+
+def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("id,problem,answer\n")
+    with pytest.raises(SourceError, match=r"aime24: .*a\.parquet is no parquet file"):
+        read(BY_NAME["aime24"], tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_line_in_another_encoding_is_named(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"id": str(n), "problem": "Poincaré", "answer": "2"} for n in range(2)]
+    path.write_bytes("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(encoding))
+    with pytest.raises(SourceError, match="aime24: line 1 of .* is not UTF-8 .*convert the file"):
+        read(BY_NAME["aime24"], path)
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"id": "x-1", "problem": "Poincaré", "answer": "2"}\n'.encode("utf-8-sig"))
+    table, _ = read(BY_NAME["aime24"], path)
+    assert rows(table) == [("x-1", "Poincaré", "2")]
+
+
+def test_a_line_that_is_no_object_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('["1", "p", "2"]\n')
+    with pytest.raises(SourceError, match="aime24: line 1 of .* every line must be a JSON object"):
+        read(BY_NAME["aime24"], tmp_path / "a.jsonl")
+
+
+def test_a_prompt_that_is_text_is_named_with_the_form_it_should_have(tmp_path: Path) -> None:
+    record = {**ON_THE_HUB["dapo_math_17k"][0], "prompt": DAPO_PROMPT.format("Find $a$.")}
+    with pytest.raises(SourceError, match=r"row 0 of .*'prompt\.0\.content'.*where there is now \{.*'prompt': 'str'"):
+        read(BY_NAME["dapo_math_17k"], write(tmp_path, "d.parquet", [record]))
+
+
 @pytest.mark.parametrize(
     ("published", "text"),
     [

@@ -234,6 +234,20 @@ def test_command_line_without_a_model_or_an_encoder_has_the_plain_baselines(data
     assert written["settings"]["reference"] == "prompt history"
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--model", "no/such/model/here"), "neither a local folder nor a hub id"),
+        (("--model", "none", "--data", "nothing"), "nothing/train.parquet: no such file"),
+    ],
+)
+def test_what_cannot_be_read_ends_the_command_without_a_traceback(
+    data: Path, tmp_path: Path, more: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SystemExit, match=f"^error: .*{message}"):
+        run(data, tmp_path / "out", *more)
+
+
 def test_held_out_models_get_contexts_of_their_own(data: Path) -> None:
     sets = read_tasks(data, 30, 0)
     train = read_trajectories([data / "train.parquet"])

@@ -220,6 +220,26 @@ def test_two_level_baseline_is_its_definition_in_groups_of_any_size() -> None:
         assert baseline[row] == pytest.approx((1 - shrinkage) * own_mean + shrinkage * np.mean(means), rel=1e-9)
 
 
+@pytest.mark.parametrize(("prompts", "rollouts"), [(3, 8), (8, 3)])
+def test_two_level_shrinkage_is_the_public_code_s_times_a_factor_of_the_prompts(prompts: int, rollouts: int) -> None:
+    rewards = np.random.default_rng(9).random((prompts, rollouts))
+    baseline = james_stein.advantages(rewards.ravel(), np.repeat(np.arange(prompts), rollouts)).baseline
+    for i, row in enumerate(rewards):
+        others = np.delete(rewards, i, axis=0)
+        v, s = others.var(axis=1, ddof=1).mean() / rollouts, others.mean(axis=1).var()
+        own = (row.sum() - row) / (rollouts - 1)
+        shrinkage = (baseline.reshape(rewards.shape)[i] - own) / (others.mean() - own)
+        np.testing.assert_allclose(shrinkage, (prompts - 1) / prompts * v / (v + s), rtol=1e-9)
+
+
+@pytest.mark.parametrize("prompts", [2, 3, 64])
+def test_the_factor_of_the_prompts_minimises_the_error_towards_a_mean_of_others(prompts: int) -> None:
+    v, s = 0.3, 0.2  # variance of a group's mean, and of the true means between prompts
+    shrinkage = np.linspace(0, 1, 100_001)
+    error = (1 - shrinkage) ** 2 * v + shrinkage**2 * (s + (s + v) / (prompts - 1))
+    assert shrinkage[error.argmin()] == pytest.approx((prompts - 1) / prompts * v / (v + s), abs=1e-5)
+
+
 def test_two_level_baseline_does_not_see_its_own_reward() -> None:
     rewards, group = random_batch(6)
     for row in range(len(rewards)):

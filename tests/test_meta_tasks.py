@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from value_model.training.meta_tasks import MetaTask, MetaTaskError, MetaTasks, MetaTaskSettings
+from value_model.training.settings import load_settings
+from value_model.training.trainer import _number_of_updates
 
+PAPER = Path(__file__).parents[1] / "recipes/value_model/paper.yaml"
 SAME_STEP = MetaTaskSettings(context_min=4, context_max=8, pairs=2)
 BEFORE = replace(SAME_STEP, window=2, own_step=False)
 AS_THEY_COME = replace(BEFORE, balanced=False)
@@ -58,6 +62,40 @@ def test_an_epoch_visits_every_model_and_step_as_often_as_it_says() -> None:
     tasks = all_of(MetaTasks(random_table(), replace(SAME_STEP, repeats=2)))
     visits = pd.Series([(t.model, t.step) for t in tasks]).value_counts()
     assert len(visits) == 18 and set(visits) == {2}
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_without_a_number_of_repeats_an_epoch_passes_over_every_query(balanced: bool, epoch: int) -> None:
+    table = pd.concat(
+        [
+            rows("m", 1, {f"1:{i}": -0.5 if i < 7 else 0.5 for i in range(30)}),
+            rows("m", 2, {f"2:{i}": 0.5 if i < 5 else -0.5 for i in range(12)}),
+        ]
+    )
+    tasks = MetaTasks(table, replace(SAME_STEP, repeats=None, balanced=balanced))
+    drawn = all_of(tasks, epoch)
+    # Pairs: 23 and 7, two a task. As they come: 30 and 12 queries, four a task.
+    assert len(tasks) == (12 + 4 if balanced else 8 + 3)
+    asked = pd.Series([prompt for task in drawn for prompt in task.prompts]).value_counts()
+    assert set(asked.index) == set(table["prompt"])
+    if balanced:
+        assert {asked[f"1:{i}"] for i in range(7, 30)} <= {1, 2} and {asked[f"1:{i}"] for i in range(7)} <= {3, 4}
+    else:
+        assert asked.max() <= 2
+    assert all(len(set(task.prompts)) == 4 and not set(task.prompts) & set(task.context_prompts) for task in drawn)
+    assert [content(t) for t in drawn] != [content(t) for t in all_of(tasks, epoch + 1)]
+
+
+def test_the_papers_recipe_passes_over_all_pairs_in_an_epoch() -> None:
+    settings = load_settings(PAPER)
+    scores = {f"{i}": 0.5 if i < 700 else -0.5 for i in range(1250)}  # 20,000 rollouts a checkpoint, 16 a prompt
+    tasks = MetaTasks(pd.concat([rows("m", step, scores) for step in (1, 2)]), settings.tasks)
+    assert len(tasks) == 2 * 700 / settings.tasks.pairs
+    assert {len(task.pairs) for task in (tasks.draw(0, i) for i in range(10))} == {4}
+    assert {len(task.context_prompts) for task in (tasks.draw(0, i) for i in range(10))} == {256}
+    # 424,000 pairs, four a task, 256 tasks an update, 50 epochs.
+    assert _number_of_updates(settings.optimizer, 424_000 // settings.tasks.pairs) == 20_703
 
 
 @pytest.mark.parametrize("settings", ALL)
@@ -156,6 +194,7 @@ def test_only_the_named_prompts_are_asked_for() -> None:
         ({"context_min": 1}, "context_min=1"),
         ({"context_min": 9, "context_max": 8}, "context_max=8"),
         ({"pairs": 0}, "pairs=0"),
+        ({"repeats": 0}, "repeats=0.*null or at least 1"),
         ({"window": 0, "own_step": False}, "own_step=False"),
     ],
 )

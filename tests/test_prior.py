@@ -6,9 +6,12 @@ import json
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from recipes.data.rows import verl_rows
 from verl_v05.prior import HistoryPrior, NoPrior, Outcome, Prior, Query, make_prior
+from verl_v05.prior.query import make_query
 from verl_v05.prior.support_buffer import SupportBuffer, is_success
 from verl_v05.settings import PriorSettings, SettingsError
 
@@ -37,6 +40,41 @@ def ask(prior: Prior, *names: str) -> list[float]:
 
 def names(sample: list[Outcome]) -> list[str]:
     return [o.query.prompt_id for o in sample]
+
+
+def test_a_value_model_reads_the_problem_without_the_template_and_the_id_stays() -> None:
+    chat = [{"role": "system", "content": "Reason step by step."}, {"role": "user", "content": "1 + 1? In \\boxed{}."}]
+    bare = make_query(chat, "aime24", {"problem": "1 + 1?", "question": "one and one"}, "problem")
+    assert (bare.text, bare.data_source) == ("1 + 1?", "aime24")
+    other_key = make_query(chat, "aime24", {"problem": "1 + 1?", "question": "one and one"}, "question")
+    assert (other_key.text, other_key.prompt_id) == ("one and one", bare.prompt_id)
+
+
+@pytest.mark.parametrize(
+    ("extra_info", "text_key"),
+    [
+        (None, "problem"),
+        ({}, "problem"),
+        ({"problem": None}, "problem"),
+        ({"problem": ""}, "problem"),
+        ({"problem": 3}, "problem"),
+        ({"problem": "1 + 1?"}, None),
+        ("problem", "problem"),
+    ],
+)
+def test_without_the_problem_alone_a_value_model_reads_the_users_turns(
+    extra_info: object, text_key: str | None
+) -> None:
+    chat = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "3"}]
+    asked = make_query([*chat, {"role": "user", "content": "Again."}], "aime24", extra_info, text_key)
+    assert asked.text == "1 + 1?\nAgain."
+
+
+def test_rows_of_the_data_recipe_are_read_without_its_template() -> None:
+    problems = pd.DataFrame({"id": ["a-1"], "problem": ["Find $x$."], "answer": ["2"]})
+    (row,) = verl_rows(problems, "a", "train", ()).to_pylist()
+    asked = make_query(row["prompt"], row["data_source"], row["extra_info"], PriorSettings().text_key)
+    assert asked.text == "Find $x$." != row["prompt"][0]["content"]
 
 
 def test_history_is_missing_until_enough_rollouts_were_seen() -> None:

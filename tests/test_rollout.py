@@ -91,8 +91,8 @@ def set_rules(manager: V05AgentLoopManager, table: dict[str, float], **v05: Any)
     ray.get([worker.attach.remote(manager.allocator) for worker in manager.agent_loop_workers])
 
 
-def batch_of(texts: list[str], step: int, validate: bool = False) -> TensorDict:
-    """What verl's trainer hands to the manager."""
+def batch_of(texts: list[str], step: int, validate: bool = False, problem: str | None = None) -> TensorDict:
+    """What verl's trainer hands to the manager; ``problem`` is a template for ``extra_info.problem`` of each text."""
     rows = {
         "raw_prompt": np.array([[{"role": "user", "content": t}] for t in texts] + [None], dtype=object)[:-1],
         "data_source": np.array(["scripted"] * len(texts), dtype=object),
@@ -100,6 +100,8 @@ def batch_of(texts: list[str], step: int, validate: bool = False) -> TensorDict:
         "index": np.arange(len(texts)),
         "uid": np.array([str(uuid4()) for _ in texts], dtype=object),
     }
+    if problem is not None:
+        rows["extra_info"] = np.array([{"index": 0, "problem": problem.format(t)} for t in texts], dtype=object)
     batch = tu.get_tensordict(rows)
     tu.assign_non_tensor_data(batch, "global_steps", step)
     if validate:
@@ -117,9 +119,10 @@ def run(
     step: int,
     validate: bool = False,
     use: Callable[[KVBatchMeta], Any] = lambda sampled: None,
+    problem: str | None = None,
 ) -> tuple[Any, TensorDict]:
     """Roll a batch out, take it from the replay buffer and ``use`` it, as a training step does."""
-    batch = batch_of(texts, step, validate)
+    batch = batch_of(texts, step, validate, problem)
     partition = "val" if validate else "train"
     tags = [{"is_prompt": True, "status": "pending", "global_steps": step}] * len(texts)
     tq.kv_batch_put(keys=list(batch["uid"]), partition_id=partition, tags=tags)
@@ -150,6 +153,7 @@ SCRIPTS = {prompt.format(n): script for prompt, script in GROUPS.items() for n i
     "lost=": "s" * 16,
     "1+0=": "1101",
     "0+0=": "0x00",
+    "1+5=": "1" * 12,
 }
 
 
@@ -201,10 +205,29 @@ def test_unusable_reward_stops_the_run_naming_prompt_source_and_value(
 def test_outcomes_are_recorded_from_what_any_algorithm_rolls_out(manager: V05AgentLoopManager) -> None:
     set_rules(manager, {}, schedule="fixed")
     recorded: list[Outcome] = []
-    run(manager, ["1+0=", "0+0="], step=1, use=lambda sampled: recorded.extend(batch_outcomes(sampled)))
+    run(manager, ["1+0=", "0+0="], step=1, use=lambda sampled: recorded.extend(batch_outcomes(sampled, "problem")))
     close(manager, 1)
     found = {o.query.text: (o.success, o.k, o.query.data_source) for o in recorded}
     assert found == {"1+0=": (0.75, 4, "scripted"), "0+0=": (0.0, 3, "scripted")}
+
+
+@pytest.mark.parametrize(("text_key", "text"), [("problem", "bare 1+5="), ("absent", "1+5="), (None, "1+5=")])
+def test_the_prior_and_the_record_have_one_text_of_a_prompt(
+    text_key: str | None, text: str, manager: V05AgentLoopManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_rules(manager, {text: 1.0}, schedule="fixed")
+    monkeypatch.setattr(manager, "_text_key", text_key)
+    recorded: list[Outcome] = []
+    run(
+        manager,
+        ["1+5="],
+        step=1,
+        use=lambda sampled: recorded.extend(batch_outcomes(sampled, text_key)),
+        problem="bare {}",
+    )
+    asked = close(manager, 1).groups[0]
+    assert (asked.query.text, asked.probability) == (text, 1.0)  # the scripted prior knows it by its text
+    assert recorded[0].query == asked.query
 
 
 def test_lost_allocator_ends_groups_instead_of_hanging(manager: V05AgentLoopManager) -> None:

@@ -136,6 +136,7 @@ def test_wrong_types_name_key_value_and_type(values: dict, message: str) -> None
         ({"calibration": {"forgetting": 1.1}}, "calibration.forgetting", "1.1", r"in \[0, 1\]"),
         ({"calibration": {"history_forgetting": -1}}, "calibration.history_forgetting", "-1.0", r"in \[0, 1\]"),
         ({"prior": {"timeout_s": 0}}, "prior.timeout_s", "0.0", "a positive number of seconds"),
+        ({"prior": {"text_key": ""}}, "prior.text_key", "''", "null or an entry of extra_info"),
     ],
 )
 def test_impossible_values_name_key_value_and_what_is_allowed(values: dict, key: str, value: str, allowed: str) -> None:

@@ -7,9 +7,11 @@ stopping and the gradient.
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from scipy.stats import binom
 
 from benchmarks.exact_policy import enumerate_groups, gradient_moments, make_policy
 from benchmarks.theorems import allocation, fusion, gradient
-from benchmarks.theorems.__main__ import main
+from benchmarks.theorems.__main__ import TEMPLATE, main
 from benchmarks.theorems.outcomes import (
     Outcomes,
     fixed,
@@ -29,7 +31,7 @@ from benchmarks.theorems.outcomes import (
     squared_error,
     stopped,
 )
-from benchmarks.theorems.verdicts import Listed, Span, Verdict, verdict
+from benchmarks.theorems.verdicts import Author, Listed, Span, Statement, Verdict, count_verdicts, verdict
 from verl_v05 import empirical_mse, fuse, marginal_return, rollout_target, squared_bias
 
 RATES = np.array([0.05, 0.3, 0.5, 0.62, 0.9])
@@ -423,16 +425,24 @@ def test_mean_reward_of_an_adaptive_group_is_biased_towards_its_prior() -> None:
 
 
 def test_a_statement_holds_everywhere_or_with_a_condition_or_fails() -> None:
-    assert (verdict(True), verdict(True, with_condition=True)) == (Verdict.HOLDS, Verdict.HOLDS)
-    assert (verdict(False, with_condition=True), verdict(False)) == (Verdict.WITH_CONDITION, Verdict.FAILS)
+    assert (verdict(True).verdict, verdict(True, with_condition=True).verdict) == (Verdict.HOLDS, Verdict.HOLDS)
+    assert verdict(False, with_condition=True).verdict == Verdict.WITH_CONDITION
+    assert verdict(False).verdict == Verdict.FAILS and f"**{verdict(False)}**" == "**fails**"
 
 
 def test_a_template_formats_every_number_of_a_list_and_both_ends_of_a_span() -> None:
     assert f"{Listed((1, 2.25)):.1f} {Span([0.5, 3, 0.25]):.2f}" == "1.0, 2.2 0.25 to 3.00"
 
 
-def test_verdicts_follow_from_the_enumerated_numbers() -> None:
+@cache
+def measured() -> dict[str, Statement]:
+    """Every statement, by its name in the template."""
     found = {**gradient.measure(), **fusion.measure(), **allocation.measure()}
+    return {name: value for name, value in found.items() if isinstance(value, Statement)}
+
+
+def test_verdicts_follow_from_the_enumerated_numbers() -> None:
+    found = measured()
     by_verdict = {
         Verdict.HOLDS: ("rollout_bound", "truncation", "bias_bound", "bias_order", "two_means", "variance"),
         Verdict.WITH_CONDITION: (
@@ -445,7 +455,20 @@ def test_verdicts_follow_from_the_enumerated_numbers() -> None:
         ),
     }
     want = {f"verdict_{name}": value for value, names in by_verdict.items() for name in names}
-    assert {name: value for name, value in found.items() if isinstance(value, Verdict)} == want
+    assert {name: value.verdict for name, value in found.items()} == want
+
+
+def test_statements_of_the_paper_are_counted_apart_from_ours() -> None:
+    found = measured()
+    of_paper, ours = (count_verdicts(found.values(), author) for author in (Author.PAPER, Author.OURS))
+    assert of_paper == {Verdict.HOLDS: 6, Verdict.WITH_CONDITION: 6, Verdict.FAILS: 11}
+    assert ours == {Verdict.WITH_CONDITION: 2, Verdict.FAILS: 1}
+    summary = " ".join((Path(__file__).parents[1] / "docs" / "results.md").read_text().split())
+    assert f"the paper's {of_paper.total()} statements {of_paper[Verdict.HOLDS]} hold, " in summary
+    assert f"{of_paper[Verdict.FAILS]} fail as used ({ours.total()} more on the page are ours)" in summary
+    for line in TEMPLATE.read_text().splitlines():
+        for name in re.findall(r"\{(verdict_\w+)\}", line):
+            assert line.startswith("| (not in the paper) |") == (found[name].author == Author.OURS), line
 
 
 @pytest.mark.slow

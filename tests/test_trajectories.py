@@ -101,6 +101,26 @@ def test_unreadable_paths_are_named(tmp_path: Path) -> None:
         read_trajectories([])
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "pointer of Git LFS"),
+        ("t.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "pointer of Git LFS"),
+        ("t.parquet", b"model,step\n", "no parquet file"),
+        ("t.jsonl", '{"prompt": "Poincaré"}'.encode("latin-1"), "no jsonl file in UTF-8"),
+        ("t.jsonl", b'{"prompt"', "no jsonl file in UTF-8"),
+    ],
+)
+def test_an_unreadable_file_is_named_and_ends_the_command_without_a_traceback(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TrajectoryError, match=rf"{name}.*{message}"):
+        read_trajectories([tmp_path / name])
+    with pytest.raises(SystemExit, match=rf"^error: .*{name}.*{message}"):
+        trajectories.main([str(tmp_path / name), "--out", str(tmp_path / "out")])
+
+
 def test_one_id_with_two_texts_in_two_files_is_refused(tmp_path: Path) -> None:
     trajectories.write_trajectories(table(2), tmp_path / "a.parquet")
     trajectories.write_trajectories(table(2).assign(prompt="x"), tmp_path / "b.parquet")

@@ -272,6 +272,13 @@ def test_an_encoder_that_cannot_be_reached_is_named(copy: Path, offline: None) -
     assert "'nobody/encoder'" in message and "backbone=" in message
 
 
+@pytest.mark.parametrize("name", ["config.json", "adapter.safetensors", "head.safetensors", "backbone/config.json"])
+def test_a_pointer_of_git_lfs_is_named(copy: Path, name: str) -> None:
+    (copy / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 135\n")
+    with pytest.raises(CheckpointError, match=rf"{name} is a pointer of Git LFS .*git lfs pull"):
+        ValueModel.from_pretrained(copy)
+
+
 def test_a_missing_head_says_where_the_weights_are(copy: Path) -> None:
     (copy / "head.safetensors").unlink()
     with pytest.raises(HeadError, match="Prior-Labs"):

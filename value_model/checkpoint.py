@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from value_model.adapter import Adapter, make_adapter
 from value_model.backbone import Backbone
 from value_model.config import BackboneConfig, ConfigError, ValueModelConfig
+from value_model.files import lfs_pointer_problem
 from value_model.head import InContextHead, load_network
 
 SMALL = Path(__file__).parent / "pretrained" / "small"
@@ -93,6 +94,10 @@ def load_parts(path: str | os.PathLike | None = None, backbone: str | None = Non
         value_model.head.HeadError: the head's weights are missing or damaged.
     """
     folder = _local_folder(SMALL if path is None else path)
+    named = [folder / name for name in (CONFIG, ADAPTER, HEAD, RELEASED, RELEASED_HEAD)]
+    for file in (*named, *(folder / BACKBONE).glob("*")):
+        if problem := lfs_pointer_problem(file):
+            raise CheckpointError(problem)
     if (folder / RELEASED).is_file():
         return _load_released(folder, backbone)
     return _load_folder(folder, backbone)

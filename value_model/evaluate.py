@@ -103,9 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     args = _arguments(arguments)
     console = Console()
-    model = _load_model(args.model)
+    try:
+        model = _load_model(args.model)
+        sets = read_tasks(args.data, args.context_size, args.seed)
+    except (OSError, ValueError) as error:  # a CheckpointError, HeadError or TrajectoryError, or no splits.json
+        raise SystemExit(f"error: {error}") from error
     embed = _embedding(args.encoder, model)
-    sets = read_tasks(args.data, args.context_size, args.seed)
     encoders: dict[str, Embed] = {} if model is None else {VALUE_MODEL: model.features}
     if args.encoder is not None and embed is not None:
         encoders[args.encoder] = embed

@@ -1,4 +1,7 @@
-"""Atomic writes of files: the only implementation of write-then-rename in this project."""
+"""Atomic writes of files: the only implementation of write-then-rename in this project.
+
+And :func:`lfs_pointer_problem`, for readers: a clone without Git LFS has small text files in the place of large ones.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def lfs_pointer_problem(path: str | os.PathLike) -> str | None:
+    """What is wrong, and what to do, if ``path`` is a file that holds a pointer of Git LFS; else None."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(LFS_POINTER))
+    except OSError:
+        return None  # what is wrong with it is for its reader to report
+    if start != LFS_POINTER:
+        return None
+    return f"{os.fspath(path)} is a pointer of Git LFS in the place of the file: run `git lfs pull` where it was cloned"
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from value_model.conversions import success_of_reward
-from value_model.files import replaced, write_json
+from value_model.files import lfs_pointer_problem, replaced, write_json
 
 KEY = ["model", "step", "prompt_id"]
 TEXT = ["model", "prompt_id", "prompt", "data_source"]
@@ -161,12 +161,17 @@ def _trajectory_files(path: Path) -> list[Path]:
 
 
 def _read_file(file: Path) -> pd.DataFrame:
-    if file.suffix == ".parquet":
-        return pd.read_parquet(file)
-    if file.suffix == ".jsonl":
+    if file.suffix not in (".parquet", ".jsonl"):
+        raise TrajectoryError(f"{file}: suffix {file.suffix!r} is neither .parquet nor .jsonl")
+    if problem := lfs_pointer_problem(file):
+        raise TrajectoryError(problem)
+    try:
+        if file.suffix == ".parquet":
+            return pd.read_parquet(file)
         # Without dtype=False pandas converts ids such as "007" to numbers.
         return pd.read_json(file, lines=True, dtype=False, convert_dates=False, precise_float=True)
-    raise TrajectoryError(f"{file}: suffix {file.suffix!r} is neither .parquet nor .jsonl")
+    except (OSError, ValueError) as error:  # pyarrow's errors and UnicodeDecodeError are ValueErrors
+        raise TrajectoryError(f"{file}: no {file.suffix.removeprefix('.')} file in UTF-8 ({error})") from error
 
 
 def _check_rows(table: pd.DataFrame, good: pd.Series, column: str, source: str, wanted: str) -> None:
@@ -255,7 +260,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fractions = {"train": 1 - args.validation - args.test, "validation": args.validation}
     if args.test:
         fractions["test"] = args.test
-    frames = split_by_prompt(read_trajectories(args.runs), fractions, args.seed, args.holdout_model)
+    try:
+        frames = split_by_prompt(read_trajectories(args.runs), fractions, args.seed, args.holdout_model)
+    except ValueError as error:  # a TrajectoryError, or shares and models that do not fit
+        raise SystemExit(f"error: {error}") from error
     empty = [name for name, frame in frames.items() if frame.empty]
     if empty:
         raise SystemExit(f"no prompt fell into {empty}: record more prompts, or change {fractions} or --seed")

@@ -49,6 +49,8 @@ class PriorSettings:
     provider: str = "history"  # "history", "v0", "http", "none" or the path of a verl_v05.prior.Prior subclass
     kwargs: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the provider
     timeout_s: float = 600.0  # after this long the batch's priors count as missing
+    # Entry of a row's extra_info that a value model reads: the problem alone. Null, or without it, the user's turns.
+    text_key: str | None = "problem"
 
 
 @dataclass
@@ -112,6 +114,7 @@ class V05Settings:
             value = getattr(self.calibration, key)
             _require(f"calibration.{key}", value, 0 <= value <= 1, "in [0, 1]")
         _require("prior.timeout_s", self.prior.timeout_s, self.prior.timeout_s > 0, "a positive number of seconds")
+        _require("prior.text_key", self.prior.text_key, self.prior.text_key != "", "null or an entry of extra_info")
 
     @property
     def rollouts_per_ask(self) -> int | None:

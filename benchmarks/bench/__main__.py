@@ -19,13 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.panel import Panel
 
 from benchmarks.bench import BenchError
 from benchmarks.bench.checkpoint import find_model, fingerprint
-from benchmarks.bench.engine import Sampling, SglangEngine, check_lengths, engine_arguments, tokenize
+from benchmarks.bench.engine import (
+    Sampling,
+    SglangEngine,
+    check_lengths,
+    engine_arguments,
+    engine_options,
+    tokenize,
+)
 from benchmarks.bench.generation import generate_and_grade
 from benchmarks.bench.problems import BENCHMARKS, Problem, digest, draw, read_benchmark
 from benchmarks.bench.queue import requests, stable_seed
@@ -67,7 +73,8 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--dp", type=int, help="replicas; as many as the GPUs allow")
     cli.add_argument("--in-flight", type=int, help="requests at the engine; twice what it can run at a time")
     cli.add_argument("--graders", type=int, default=max(1, min(8, (os.cpu_count() or 1) // 2)))
-    cli.add_argument("--engine", nargs="*", default=[], metavar="KEY=VALUE", help="sglang's own arguments")
+    engine = {"nargs": "*", "action": "extend", "default": [], "metavar": "KEY=VALUE"}
+    cli.add_argument("--engine", help="sglang's own arguments, such as mem_fraction_static=0.8", **engine)
     cli.add_argument("--out", type=Path, help="runs/bench/<name of the model>")
     return cli
 
@@ -140,7 +147,7 @@ def bench(args: argparse.Namespace, console: Console) -> None:
     elif args.model is None:
         raise BenchError("no model: pass a folder in Hugging Face's format or a hub id")
     arguments = engine_arguments(sampling.deterministic, args.tp, args.dp, gpus)
-    arguments |= OmegaConf.to_container(OmegaConf.from_dotlist(args.engine))
+    arguments |= engine_options(args.engine)
 
     whole = {b: read_benchmark(args.data, b) for b in args.benchmarks}
     drawn = {b: draw(problems, amount.problems, args.seed) for b, problems in whole.items()}

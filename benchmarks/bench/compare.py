@@ -53,7 +53,11 @@ def read_results(folders: Sequence[Path]) -> list[Result]:
         path = folder / "result.json"
         if not path.is_file():
             raise BenchError(f"{folder}: no result.json; pass the --out of a finished `python -m benchmarks.bench`")
-        found.append(json.loads(path.read_text()))
+        try:
+            content = json.loads(path.read_text())
+            found.append({key: content[key] for key in ("model", "samples", "scores", "fingerprint")})
+        except (ValueError, KeyError, TypeError) as error:
+            raise BenchError(f"{path} is no result of this bench ({error!r}); measure that model again") from error
     models = [content["model"] for content in found]
     return [
         Result(

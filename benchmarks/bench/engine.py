@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from benchmarks.bench import BenchError
 from benchmarks.bench.problems import Problem
 
 T = TypeVar("T")
+
+# Options whose JSON sglang's command line parses; all others that hold JSON are text for sglang to parse later.
+PARSED_OBJECTS = ("extra_metric_labels", "mm_process_config")
+OWN_OPTIONS = {
+    "model_path": "the model is the first argument of the bench",
+    "random_seed": "the bench draws it from --seed, another one for each session",
+}
 
 
 @dataclass(frozen=True)
@@ -142,15 +152,52 @@ def cpu_arguments() -> dict[str, Any]:
     return {**options, "dtype": rollout.dtype, "disable_cuda_graph": rollout.enforce_eager}
 
 
+def engine_options(texts: Iterable[str]) -> dict[str, Any]:
+    """sglang's arguments from ``KEY=VALUE`` of the command line; values are numbers, true, false, null, lists or text.
+
+    A JSON object stays the text that it is, as on sglang's own command line, but for ``PARSED_OBJECTS``.
+
+    Raises:
+        BenchError: one is not of this form, or is an argument that the bench sets itself.
+    """
+    options: dict[str, Any] = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator or not key.isidentifier():
+            raise BenchError(
+                f"--engine {text!r} is not KEY=VALUE with KEY an argument of sglang's as Python spells it, "
+                "for example mem_fraction_static=0.8 or disable_radix_cache=true"
+            )
+        if key in OWN_OPTIONS:
+            raise BenchError(f"--engine {text!r}: {OWN_OPTIONS[key]}")
+        options[key] = _option_value(text, key, value)
+    return options
+
+
+def _option_value(text: str, key: str, value: str) -> Any:
+    try:
+        if value.lstrip().startswith("{"):
+            parsed = json.loads(value)
+            return parsed if key in PARSED_OBJECTS else value
+        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
+    except (ValueError, OmegaConfBaseException, YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise BenchError(f"--engine {text!r}: the value is neither JSON nor YAML ({reason})") from error
+
+
 def tokenize(model: Path, problems: Iterable[Problem]) -> dict[Problem, list[int]]:
     """Token ids of each problem's chat in the model's template, up to where the assistant is to answer.
 
     Raises:
-        BenchError: the tokenizer has no template.
+        BenchError: the tokenizer cannot be loaded or has no template, or the template refuses a chat or leaves out
+            what it says.
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except Exception as error:  # transformers and its parsers share no base class of errors
+        raise BenchError(f"{model}: its tokenizer cannot be loaded ({type(error).__name__}: {error})") from error
     if not tokenizer.chat_template:
         raise BenchError(
             f"{model}: the tokenizer has no chat template, and the prompts are chats; "
@@ -159,9 +206,28 @@ def tokenize(model: Path, problems: Iterable[Problem]) -> dict[Problem, list[int
 
     def ids(problem: Problem) -> list[int]:
         chat = [{"role": role, "content": content} for role, content in problem.chat]
-        return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        try:
+            return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        except Exception as error:  # whatever the template's own code raises: for many, at a system turn
+            # verl's validation would stop here as well, so the chat is not changed to one that the template takes.
+            roles = ", ".join(role for role, _ in problem.chat) or "none"
+            raise BenchError(
+                f"{problem.benchmark}/{problem.id}: the chat template of {model} refuses its chat, with turns of "
+                f"{roles} ({type(error).__name__}: {error}); put what a refused turn says into the user's turn"
+            ) from error
 
-    return {problem: ids(problem) for problem in set(problems)}
+    prompts = {problem: ids(problem) for problem in set(problems)}
+    for problem, prompt in prompts.items():
+        *before, (role, content) = problem.chat
+        # A template that ignores the question gives the same prompt to another one.
+        other = replace(problem, chat=(*before, (role, f"{content} 1")))
+        if not prompt or prompt == ids(other):
+            raise BenchError(
+                f"{problem.benchmark}/{problem.id}: the chat template of {model} gives "
+                f"{'an empty prompt' if not prompt else 'a prompt without what the chat says'}; "
+                "save the tokenizer with the template that the model was trained with"
+            )
+    return prompts
 
 
 def check_lengths(prompts: Mapping[Problem, Sequence[int]], max_tokens: int, longest: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pandas as pd
 
 from benchmarks.bench import BenchError
 from recipes.data.sources import TESTS
+from value_model.files import lfs_pointer_problem
 
 BENCHMARKS = tuple(source.name for source in TESTS)
 
@@ -42,10 +43,7 @@ def read_benchmark(folder: Path, name: str) -> list[Problem]:
             f"benchmark {name!r}: no file {path}; benchmarks there: {found}. "
             "Make the data with `python -m recipes.data`, or pass --data and --benchmarks"
         )
-    try:
-        problems = [_problem(name, row) for row in pd.read_parquet(path).to_dict("records")]
-    except KeyError as error:
-        raise BenchError(f"{path}: no {error} in a row; rows must be in verl's format with extra_info.id") from error
+    problems = [_read_row(path, name, number, row) for number, row in enumerate(_records(path))]
     ids = [p.id for p in problems]
     if len(set(ids)) < len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
@@ -53,12 +51,53 @@ def read_benchmark(folder: Path, name: str) -> list[Problem]:
     return problems
 
 
+def _records(path: Path) -> list[dict[str, Any]]:
+    if problem := lfs_pointer_problem(path):
+        raise BenchError(problem)
+    try:
+        rows = pd.read_parquet(path).to_dict("records")
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise BenchError(f"{path}: no parquet file ({error})") from error
+    if not rows:
+        raise BenchError(f"{path}: no rows")
+    return rows
+
+
+def _read_row(path: Path, benchmark: str, number: int, row: dict[str, Any]) -> Problem:
+    try:
+        return _problem(benchmark, row)
+    except KeyError as error:
+        raise BenchError(
+            f"{path}: no {error} in a row ({number}, from 0); rows must be in verl's format with extra_info.id"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise BenchError(f"{path}, row {number} (from 0): {error}; rows must be in verl's format") from error
+
+
+def _chat(prompt: Any) -> tuple[tuple[str, str], ...]:
+    """(role, content) pairs of a row's prompt.
+
+    Raises:
+        TypeError: it is no chat. verl does not take a text for one either.
+    """
+    turns = () if isinstance(prompt, str) or not isinstance(prompt, Iterable) else tuple(prompt)
+    good = all(
+        isinstance(turn, Mapping) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
+        for turn in turns
+    )
+    if not turns or not good:
+        raise TypeError(
+            f"prompt={str(prompt)[:80]!r} is no chat: a list of turns, each with the texts role and content"
+        )
+    return tuple((turn["role"], turn["content"]) for turn in turns)
+
+
 def _problem(benchmark: str, row: dict[str, Any]) -> Problem:
     info = row["extra_info"]
     return Problem(
         benchmark=benchmark,
         id=str(info["id"]),
-        chat=tuple((message["role"], message["content"]) for message in row["prompt"]),
+        chat=_chat(row["prompt"]),
         gold=str(row["reward_model"]["ground_truth"]),
         contaminated=bool(info.get("contaminated", False)),
     )

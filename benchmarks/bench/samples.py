@@ -115,7 +115,10 @@ def check_fingerprint(out: Path, fingerprint: Mapping[str, Any]) -> None:
         BenchError: naming what differs.
     """
     path = out / FINGERPRINT
-    known = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        known = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise BenchError(f"{path} is damaged ({error}); remove it, or choose another --out") from error
     changed = differences(known, fingerprint)
     if changed:
         raise BenchError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import comb
 from scipy.stats import bootstrap, permutation_test
 
 LEVEL = 0.95
@@ -49,7 +48,12 @@ def pass_at_k(correct: np.ndarray, n: int, k: int) -> np.ndarray:
     """
     if not 1 <= k <= n:
         raise ValueError(f"k={k} must be in [1, {n}], the number of responses")
-    return 1 - comb(n - np.asarray(correct), k) / comb(n, k)
+    right = np.asarray(correct, dtype=np.int64)
+    # C(n - right, k) / C(n, k) as the product of 1 - k / i for the ``right`` largest i up to n, in logarithms: the
+    # binomials themselves overflow, C(2048, 1024) is above the largest float.
+    factors = np.log1p(-k / np.arange(n, k, -1))
+    all_wrong = np.concatenate([[0.0], np.cumsum(factors)])
+    return np.where(right > n - k, 1.0, 0.0 - np.expm1(all_wrong[np.minimum(right, n - k)]))
 
 
 def powers_of_two(n: int) -> list[int]:

@@ -37,8 +37,9 @@ VARIANTS = VALUE_MODEL_PRIOR, NO_PRIOR, EMPIRICAL_BAYES, LEAVE_ONE_OUT = (
     Variant("_loo", "algorithm.v05.baseline", "leave_one_out", "LOO", "leave-one-out baseline"),
 )
 LABELLED = tuple(variant for variant in VARIANTS if variant.label)
-# Runs that agree in these keys are of one method; the seed is not among them.
-METHOD_KEYS = (ESTIMATOR, SCHEDULE, ALLOCATION, *(v.key for v in LABELLED), ROLLOUTS_A_PROMPT, FILTERED)
+# Runs that agree in these keys are of one method; the seed is not among them. A report that groups by fewer would
+# average, for example, runs with and without a prior.
+METHOD_KEYS = (ESTIMATOR, SCHEDULE, ALLOCATION, *dict.fromkeys(v.key for v in VARIANTS), ROLLOUTS_A_PROMPT, FILTERED)
 
 # Shown for each run, and compared between the runs of a method.
 SHOWN = {

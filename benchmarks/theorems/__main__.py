@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rich.progress import track
 
 from benchmarks.png import to_png
 from benchmarks.theorems import allocation, fusion, gradient
-from benchmarks.theorems.verdicts import Verdict
+from benchmarks.theorems.verdicts import Author, Statement, Verdict, count_verdicts
 from value_model.files import write_bytes, write_text
 
 TEMPLATE = Path(__file__).parent / "page.md"
@@ -20,8 +19,15 @@ SECTIONS = (gradient, fusion, allocation)
 
 def page(fields: Mapping[str, object]) -> str:
     """Markdown of the page from the numbers and verdicts of all sections."""
-    counts = Counter(value for value in fields.values() if isinstance(value, Verdict))
-    return TEMPLATE.read_text().format(counts=", ".join(f"**{v}**: {counts[v]}" for v in Verdict), **fields)
+    statements = [value for value in fields.values() if isinstance(value, Statement)]
+    return TEMPLATE.read_text().format(
+        paper_counts=_counts(statements, Author.PAPER), our_counts=_counts(statements, Author.OURS), **fields
+    )
+
+
+def _counts(statements: Sequence[Statement], author: Author) -> str:
+    counts = count_verdicts(statements, author)
+    return f"{counts.total()} statements, " + ", ".join(f"**{v}**: {counts[v]}" for v in Verdict)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, draw in section.FIGURES.items():
             write_bytes(args.out / f"{name}.png", to_png(draw()))
     write_text(args.out / "README.md", page(fields))
-    print(f"{args.out / 'README.md'}: {sum(isinstance(value, Verdict) for value in fields.values())} statements")
+    print(f"{args.out / 'README.md'}: {sum(isinstance(value, Statement) for value in fields.values())} statements")
 
 
 if __name__ == "__main__":

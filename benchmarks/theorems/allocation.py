@@ -10,7 +10,7 @@ from scipy.stats import betabinom
 
 from benchmarks.png import panels
 from benchmarks.theorems.outcomes import Outcomes, fixed, squared_error, stopped
-from benchmarks.theorems.verdicts import TOLERANCE, Listed, verdict
+from benchmarks.theorems.verdicts import TOLERANCE, Author, Listed, verdict
 from value_model.conversions import reward_of_success, value_of_probability
 from verl_v05 import empirical_mse, fuse, marginal_return, rollout_target, squared_bias
 
@@ -240,7 +240,7 @@ def _adaptive_groups() -> dict[str, object]:
         "mean_bias": largest,
         "mean_bias_rate": RATES[np.abs(found[prior]).argmax()],
         "mean_bias_prior": prior,
-        "verdict_adaptive_mean": verdict(largest <= TOLERANCE),
+        "verdict_adaptive_mean": verdict(largest <= TOLERANCE, author=Author.OURS),
     }
 
 

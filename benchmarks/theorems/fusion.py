@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.png import panels
 from benchmarks.theorems.outcomes import fixed, squared_error
-from benchmarks.theorems.verdicts import TOLERANCE, Listed, verdict
+from benchmarks.theorems.verdicts import TOLERANCE, Author, Listed, verdict
 from value_model.conversions import probability_of_value, reward_of_success, value_of_probability
 from verl_v05 import fuse, squared_bias
 
@@ -163,6 +163,7 @@ def _biases() -> dict[str, object]:
         "verdict_right_prior": verdict(
             max(values.max() for values in right.values()) <= TOLERANCE,
             with_condition=max(values[unbiased_priors].max() for values in right.values()) <= TOLERANCE,
+            author=Author.OURS,
         ),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import file_digest
@@ -16,6 +17,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from recipes.data.sources import Source
+from value_model.files import lfs_pointer_problem
 
 PLAIN = ("id", "problem", "answer")
 SUFFIXES = (".jsonl", ".parquet")
@@ -117,19 +119,35 @@ def read(source: Source, path: Path) -> tuple[pd.DataFrame, int]:
 
 
 def _records(source: Source, path: Path) -> Iterator[dict[str, Any]]:
+    if problem := lfs_pointer_problem(path):
+        raise SourceError(f"{source.name}: {problem}")
     if path.suffix == ".parquet":
-        file = pq.ParquetFile(path)
+        try:
+            file = pq.ParquetFile(path)
+        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+            raise SourceError(f"{source.name}: {path} is no parquet file ({error})") from error
         wanted = {*PLAIN, *(p.split(".")[0] for p in (source.problem, source.answer, source.id, source.context))}
         for batch in file.iter_batches(columns=[c for c in file.schema_arrow.names if c in wanted]):
             yield from batch.to_pylist()
         return
-    with open(path, encoding="utf-8") as file:
+    # Read as bytes, so that a line that is not UTF-8 can be named. Some editors begin a file with a byte order mark.
+    with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise SourceError(f"{source.name}: line {number} of {path} is no JSON: {error}") from None
+            text = line.removeprefix(BOM_UTF8) if number == 1 else line
+            if text.strip():
+                yield _json_row(source, text, number, path)
+
+
+def _json_row(source: Source, line: bytes, number: int, path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{source.name}: line {number} of {path} is not UTF-8 ({error}); convert the file") from None
+    except json.JSONDecodeError as error:
+        raise SourceError(f"{source.name}: line {number} of {path} is no JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise SourceError(f"{source.name}: line {number} of {path} is {line[:60]!r}; every line must be a JSON object")
+    return record
 
 
 def _row(source: Source, record: dict[str, Any], index: int, path: Path) -> tuple[str, str, str]:
@@ -141,9 +159,12 @@ def _row(source: Source, record: dict[str, Any], index: int, path: Path) -> tupl
         problem, answer = _field(record, source.problem), _field(record, source.answer)
         name = _field(record, source.id) if source.id else f"{index:05d}"
     except (KeyError, IndexError, TypeError):
+        columns = [c for c in (source.id, source.problem, source.answer) if c]
+        # Of a column that is there but is of another form, for example a prompt that is text and no chat.
+        kinds = {c.split(".")[0]: type(record.get(c.split(".")[0])).__name__ for c in columns if "." in c}
         raise SourceError(
             f"{source.name}: row {index} of {path} has the columns {sorted(record)}; expected {list(PLAIN)} or the "
-            f"hub's {[c for c in (source.id, source.problem, source.answer) if c]}"
+            f"hub's {columns}{f', where there is now {kinds}' if kinds else ''}"
         ) from None
     problem = _without_template(source, _text(problem), index, path)
     context = _text(record.get(source.context))

@@ -8,7 +8,7 @@ Sizes: C context prompts, Q queries, M pairs of queries.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,10 @@ class MetaTaskSettings:
 
     ``balanced`` draws ``pairs`` positive and as many negative queries; else ``2 * pairs`` queries are drawn at
     random, so that they have the base rate of the context and the predictions are calibrated.
+
+    ``repeats`` is the number of tasks of each (model, step) in an epoch, their queries drawn independently. None is as
+    many as pass over all of its queries once, and over the rarer class again while the other lasts: an epoch of the
+    authors' loader.
     """
 
     context_min: int = 256
@@ -43,7 +47,7 @@ class MetaTaskSettings:
     window: int = 0
     own_step: bool = True
     balanced: bool = True
-    repeats: int = 1  # tasks of each (model, step) in an epoch
+    repeats: int | None = 1
 
     def __post_init__(self) -> None:
         check = field_check(self, "tasks.", MetaTaskError)
@@ -52,7 +56,7 @@ class MetaTaskSettings:
         check("pairs", self.pairs >= 1, "at least 1")
         check("window", self.window >= 0, "at least 0")
         check("own_step", self.own_step or self.window >= 1, "true where window is 0")
-        check("repeats", self.repeats >= 1, "at least 1")
+        check("repeats", self.repeats is None or self.repeats >= 1, "null or at least 1")
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ class MetaTasks:
         windows = list(_windows(self._table, self._text, settings))
         found = [self._group(own if is_query is None else own[is_query[own]], pool) for own, pool in windows]
         self._groups = [group for group in found if group is not None]
+        self._visits = _visits(self._groups, settings.repeats)
         self.skipped = len(found) - len(self._groups)
         if not self._groups:
             raise MetaTaskError(
@@ -118,14 +123,21 @@ class MetaTasks:
 
     def __len__(self) -> int:
         """Tasks in an epoch."""
-        return len(self._groups) * self.settings.repeats
+        return len(self._visits)
 
     def draw(self, epoch: int, index: int) -> MetaTask:
-        """One task; equal arguments give equal tasks, and an epoch visits every (model, step) ``repeats`` times."""
+        """One task; equal arguments give equal tasks, and an epoch visits every (model, step) as ``repeats`` says."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
-        group = self._groups[order[index] % len(self._groups)]
+        number, visit = self._visits[order[index]]
+        group, size = self._groups[number], self._groups[number].queries_per_stratum
         rng = np.random.default_rng([self.seed, epoch, index])
-        queries = np.concatenate([rng.choice(rows, group.queries_per_stratum, replace=False) for rows in group.strata])
+        if self.settings.repeats is None:
+            # All visits of a group share one order of its rows, so that each can take the next part of it.
+            shared = np.random.default_rng([self.seed, epoch, number, len(self)])
+            parts = [np.resize(shared.permutation(rows), (visit + 1) * size)[-size:] for rows in group.strata]
+        else:
+            parts = [rng.choice(rows, size, replace=False) for rows in group.strata]
+        queries = np.concatenate(parts)
         pool = group.pool[~np.isin(self._text[group.pool], self._text[queries])]
         size = int(rng.integers(self.settings.context_min, min(self.settings.context_max, len(pool)) + 1))
         return self._task(self._draw_context(rng, pool, size), queries)
@@ -178,6 +190,15 @@ class _Group:
     strata: tuple[Array, ...]
     pool: Array
     queries_per_stratum: int
+
+
+def _visits(groups: Sequence[_Group], repeats: int | None) -> Array:
+    """Number of the group and of the visit to it, of each task of an epoch, (T, 2)."""
+    if repeats is not None:
+        visit, group = np.divmod(np.arange(len(groups) * repeats), max(len(groups), 1))
+        return np.stack([group, visit], axis=1)
+    counts = [-(-max(map(len, group.strata)) // group.queries_per_stratum) for group in groups]
+    return np.array([(number, visit) for number, count in enumerate(counts) for visit in range(count)], dtype=int)
 
 
 def _windows(table: pd.DataFrame, text: Array, settings: MetaTaskSettings) -> Iterator[tuple[Array, Array]]:

@@ -229,7 +229,7 @@ def _tokens(config: DictConfig, workers: Workers) -> Iterator[Problem]:
     if (critic := workers.critic) is not None:
         ignored, read = critic.ppo_max_token_len_per_gpu, critic.ppo_infer_max_token_len_per_gpu
         limits.append(("critic.ppo_infer_max_token_len_per_gpu", read, critic))
-        if ignored != read:
+        if ignored not in (read, CriticConfig.ppo_max_token_len_per_gpu):  # somebody has set it
             instead = f"verl's V1 trainer reads critic.ppo_infer_max_token_len_per_gpu={read} instead"
             yield warn(f"critic.ppo_max_token_len_per_gpu={ignored} has no effect: {instead}")
     for key, tokens, part in limits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ class Query:
     """A prompt whose success probability is asked for."""
 
     prompt_id: str  # the same for the same prompt in every step and run
-    text: str
+    text: str  # what a value model reads
     data_source: str
 
 
@@ -27,10 +27,23 @@ class Outcome:
     k: int
 
 
-def make_query(messages: Sequence[dict[str, Any]], data_source: object) -> Query:
-    """The query of a chat prompt."""
+def make_query(
+    messages: Sequence[dict[str, Any]], data_source: object, extra_info: object = None, text_key: str | None = None
+) -> Query:
+    """The query of a prompt.
+
+    Args:
+        messages: its chat.
+        data_source: of its row.
+        extra_info: of its row, a mapping where it has any.
+        text_key: entry of ``extra_info`` that is the problem without the template around it, and is what a value model
+            reads; None, or a row without it, is the user's turns.
+    """
     messages = list(messages)
-    return Query(prompt_id(messages), prompt_text(messages), str(data_source))
+    problem = extra_info.get(text_key) if isinstance(extra_info, Mapping) else None
+    text = problem if isinstance(problem, str) and problem else prompt_text(messages)
+    # The id does not depend on the text, so that a checkpoint's history is of the same prompts with any text_key.
+    return Query(prompt_id(messages), text, str(data_source))
 
 
 def prompt_id(messages: list[dict[str, Any]]) -> str:
@@ -40,5 +53,5 @@ def prompt_id(messages: list[dict[str, Any]]) -> str:
 
 
 def prompt_text(messages: list[dict[str, Any]]) -> str:
-    """Text a value model reads: the user's turns."""
+    """The user's turns."""
     return "\n".join(str(m["content"]) for m in messages if m.get("role") == "user")

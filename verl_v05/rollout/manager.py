@@ -26,11 +26,11 @@ class V05AgentLoopManager(AgentLoopManagerTQ):
     def __init__(self, *args: Any, **kwargs: Any):
         check_contract()
         super().__init__(*args, **kwargs)
+        settings = load_settings(self.config)
+        self._text_key = settings.prior.text_key
         self.agent_loop_workers_class = ray.remote(V05AgentLoopWorker)
         self.allocator: Any = (  # an actor handle, whose methods Ray makes at run time
-            ray.remote(Allocator)
-            .options(num_cpus=0, max_concurrency=MAX_OPEN_GROUPS)
-            .remote(load_settings(self.config))
+            ray.remote(Allocator).options(num_cpus=0, max_concurrency=MAX_OPEN_GROUPS).remote(settings)
         )
 
     async def _init_agent_loop_workers(self) -> None:
@@ -46,14 +46,14 @@ class V05AgentLoopManager(AgentLoopManagerTQ):
     def generate_sequences(self, prompts: TensorDict) -> None:
         """Dispatch a batch without blocking; training batches are registered with the allocator first."""
         if "validate" not in prompts:
-            ray.get(
-                self.allocator.open_batch.remote(int(prompts["global_steps"]), list(prompts["uid"]), queries(prompts))
-            )
+            asked = queries(prompts, self._text_key)
+            ray.get(self.allocator.open_batch.remote(int(prompts["global_steps"]), list(prompts["uid"]), asked))
         super().generate_sequences(prompts)
 
 
-def queries(prompts: TensorDict) -> list[Query]:
+def queries(prompts: TensorDict, text_key: str | None) -> list[Query]:
     """One :class:`Query` a row; the prompt id is a digest of the chat messages."""
     messages = list(prompts["raw_prompt"])
     sources = list(prompts["data_source"]) if "data_source" in prompts else ["unknown"] * len(messages)
-    return [make_query(m, s) for m, s in zip(messages, sources, strict=True)]
+    infos = list(prompts["extra_info"]) if "extra_info" in prompts else [None] * len(messages)
+    return [make_query(m, s, info, text_key) for m, s, info in zip(messages, sources, infos, strict=True)]
