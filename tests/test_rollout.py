@@ -51,7 +51,9 @@ def model_path(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
 def cluster() -> Iterator[None]:
     # Workers unpickle the scripted classes by name.
     env = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    ray.init(num_cpus=8, include_dashboard=False, object_store_memory=200_000_000, runtime_env={"env_vars": env})
+    ray.init(
+        "local", num_cpus=8, include_dashboard=False, object_store_memory=200_000_000, runtime_env={"env_vars": env}
+    )
     queue = compose_config("x").transfer_queue
     with open_dict(queue):
         queue.enable = True

@@ -29,16 +29,22 @@ SMALL = [
 ]
 
 
-def replicas(since: float) -> list[psutil.Process]:
-    """Processes of value model replicas that were started after ``since``."""
-    found = psutil.process_iter(["cmdline", "create_time"])
-    return [p for p in found if "ray::Replica" in " ".join(p.info["cmdline"] or []) and p.info["create_time"] >= since]
+def replicas() -> list[psutil.Process]:
+    """Value model replicas that this process has started; others may run on the machine."""
+    return [p for p in psutil.Process().children(recursive=True) if "ray::Replica" in command(p)]
 
 
-def kill_a_replica_after(step: int, metrics: Path, started: float, training: Thread) -> None:
+def command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def kill_a_replica_after(step: int, metrics: Path, training: Thread) -> None:
     while training.is_alive():
         if metrics.exists() and metrics.stat().st_size and read_run(metrics).steps >= step:
-            [replica] = replicas(started)
+            [replica] = replicas()
             replica.kill()
             return
         time.sleep(0.2)
@@ -47,7 +53,7 @@ def kill_a_replica_after(step: int, metrics: Path, started: float, training: Thr
 @pytest.fixture(scope="module")
 def out(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose only replica dies after its third step."""
-    out, started = tmp_path_factory.mktemp("v0_run"), time.time()
+    out = tmp_path_factory.mktemp("v0_run")
     errors: list[Exception] = []
 
     def run() -> None:
@@ -58,7 +64,7 @@ def out(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     training = Thread(target=run)
     training.start()
-    kill_a_replica_after(KILLED_AFTER, out / "metrics.jsonl", started, training)
+    kill_a_replica_after(KILLED_AFTER, out / "metrics.jsonl", training)
     training.join()
     if errors:
         raise errors[0]
