@@ -160,7 +160,7 @@ def trainer(folder: Path, adv_estimator: str, step: int, monkeypatch: pytest.Mon
     made.config = OmegaConf.create(
         {
             "algorithm": {"adv_estimator": adv_estimator},
-            "trainer": {"default_local_dir": str(folder), "resume_mode": "auto"},
+            "trainer": {"default_local_dir": str(folder), "resume_mode": "auto", "logger": ["console"]},
         }
     )
     made.fit(SimpleNamespace())

@@ -43,7 +43,7 @@ ROW = {
 }
 PROMPTS = 8192
 # Capitals that the scripts read and that are no setting of a run: bash's own, and one that belongs to the machine.
-NOT_SETTINGS = {"BASH_SOURCE", "PYTHONPATH", "OMP_NUM_THREADS"}
+NOT_SETTINGS = {"BASH_SOURCE", "PWD", "PYTHONPATH", "OMP_NUM_THREADS", "RAY_ADDRESS"}
 
 
 class Recipes:
@@ -62,13 +62,14 @@ class Recipes:
         arguments = self._folder / "arguments"
         path = f"{self._folder}{os.pathsep}{os.environ['PATH']}"
         settings = {"OUT": str(self._folder / "run"), "TRAIN": str(self.train), "ARGUMENTS": str(arguments)}
-        env = {**os.environ, **settings, "PATH": path, **variables}
+        outside = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "HF_", "RAY_"))}
+        env = {**outside, **settings, "PATH": path, **variables}
         subprocess.run([PAPER / f"{script}.sh", *overrides], env=env, cwd=cwd, check=True)
         return arguments.read_text().splitlines()
 
-    def dry_run(self, script: str, *overrides: str, **variables: str) -> list[str]:
+    def dry_run(self, script: str, *overrides: str, cwd: Path = ROOT, **variables: str) -> list[str]:
         """Arguments of the dry run."""
-        module, *arguments = self.command(script, *overrides, DRY_RUN="1", **variables)[1:]
+        module, *arguments = self.command(script, *overrides, cwd=cwd, DRY_RUN="1", **variables)[1:]
         assert module == "verl_v05.dry_run"
         return arguments
 
@@ -147,7 +148,47 @@ def test_every_variable_that_a_recipe_reads_is_on_the_list_of_settings() -> None
     scripts = [path.read_text() for path in PAPER.glob("*.sh") if path.name != "settings.sh"]
     read = {name for text in scripts for name in re.findall(r"\$\{?([A-Z][A-Z0-9_]*)", text)} - NOT_SETTINGS
     assert {"FUSION", "BASELINE", "V0_MODEL"} < read
-    assert read - {*library} == {*recipe} and len(recipe) == len({*recipe})
+    assert {name for name in read if not name.startswith(tuple(library))} == {*recipe} and len(recipe) == len({*recipe})
+
+
+def test_a_ray_that_runs_already_is_told_no_sizes(recipes: Recipes) -> None:
+    def told(address: str) -> list[object]:
+        ray_init = recipes.config("grpo", SETTING="cpu", RAY_ADDRESS=address).ray_kwargs.ray_init
+        return [ray_init[name] for name in ("num_cpus", "num_gpus", "object_store_memory", "_system_config")]
+
+    assert told("10.0.0.1:6379") == [None] * 4
+    assert None not in told("") and told("") == told("local")
+
+
+def test_paths_are_absolute_and_start_at_the_current_directory_or_another(recipes: Recipes, tmp_path: Path) -> None:
+    def paths(**variables: str) -> list[str]:
+        (tmp_path / "policy").mkdir(exist_ok=True)
+        given = {"OUT": "run", "TRAIN": "a.parquet,/b.parquet", "DATA": "there", "MODEL": "policy", **variables}
+        arguments = recipes.dry_run("grpo", cwd=tmp_path, **given)
+        config = compose_launch(arguments[1], arguments[3], arguments[4:])
+        folders = [config.trainer.default_local_dir, config.actor_rollout_ref.model.path]
+        return [*config.data.train_files, config.data.val_files[0], *folders, *forwarded(config).values()]
+
+    def expected(root: object, model: str) -> list[str]:
+        out = f"{root}/run"
+        data = [f"{root}/a.parquet", "/b.parquet", f"{root}/there/test/aime24.parquet"]
+        return [*data, f"{out}/checkpoints", model, "false", f"{out}/metrics.jsonl", out, "offline"]
+
+    assert paths() == expected(tmp_path, f"{tmp_path}/policy")
+    assert paths(ROOT_DIR="/shared") == expected("/shared", "policy")  # no folder there: an id of the hub
+
+
+def forwarded(config: DictConfig) -> dict[str, str]:
+    return dict(config.ray_kwargs.ray_init.runtime_env.env_vars)
+
+
+def test_the_libraries_variables_are_forwarded_to_the_nodes_and_secrets_are_not(recipes: Recipes) -> None:
+    given = {"WANDB_ENTITY": "a, 'b'", "HF_HUB_OFFLINE": "1", "HF_TOKEN_PATH": "/t"}
+    secret = {"WANDB_API_KEY": "secret-key", "HF_TOKEN": "secret-token"}
+    arguments = recipes.dry_run("grpo", **given, **secret)
+    found = forwarded(compose_launch(arguments[1], arguments[3], arguments[4:]))
+    assert found.items() >= {**given, "WANDB_MODE": "online"}.items()
+    assert "secret" not in " ".join(arguments)
 
 
 def test_overrides_come_last_and_win(recipes: Recipes) -> None:
@@ -159,7 +200,7 @@ def test_the_papers_setting_is_the_papers(recipes: Recipes) -> None:
     config = recipes.config("grpo")
     actor, validation = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout.val_kwargs
     assert (config.trainer.nnodes, config.trainer.n_gpus_per_node, config.data.max_response_length) == (4, 8, 4096)
-    assert (actor.optim.lr, actor.optim.lr_warmup_steps, actor.grad_clip) == (1e-6, 10, 1.0)
+    assert (actor.optim.lr, actor.optim.lr_warmup_steps, actor.optim.clip_grad) == (1e-6, 10, 1.0)
     assert (validation.n, validation.temperature, validation.top_p) == (16, 1.0, 0.7)
     assert (actor.use_kl_loss, actor.kl_loss_coef) == (True, 0.001)
     assert len(config.data.val_files) == 6 and "wandb" in config.trainer.logger

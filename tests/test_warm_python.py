@@ -311,6 +311,13 @@ def test_run_leaves_other_commands_alone(argument: str, env: dict[str, str]) -> 
     assert (done.stdout, done.returncode) == (f"{argument}\n", 3)
 
 
+def test_an_address_that_means_a_ray_of_its_own_is_no_other_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    for address, own in {"": True, "local": True, "auto": False, "10.0.0.1:6379": False}.items():
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert warm_python.should_start_server(["python"]) == own
+
+
 def test_run_names_a_command_that_cannot_be_executed() -> None:
     done = run("/no/such/program", VERL_PLATFORM="cpu")
     assert done.returncode == 1

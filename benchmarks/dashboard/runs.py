@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ import pandas as pd
 
 from benchmarks.dashboard.methods import ConfigError, Setup, read_setup
 from verl_v05.trainer.cost import DISCARDED
+from verl_v05.trainer.log_parts import LogError, read_log
 
 ROLLOUTS, TOKENS, SECONDS = (f"v05/total/{name}" for name in ("rollouts", "response_tokens", "seconds"))
 ACCURACY = re.compile(r"^val-core/(?P<source>.+)/(?:acc|reward)/mean@\d+$")
@@ -135,24 +135,20 @@ def read_run(folder: Path, label: str | None = None, seed: int | None = None) ->
 
 
 def read_metrics(path: Path) -> pd.DataFrame:
-    """verl's file log as one row a step; a torn last line, which a running run may have, is not read.
+    """verl's file log, over all starts of the run, as one row a step; a torn last line is not read.
 
     Raises:
         RunError: the file is missing, has no training step, or a line before the last is not JSON.
     """
-    if not path.exists():
+    try:
+        logged = read_log(path)
+    except LogError as error:
+        raise RunError(str(error)) from error
+    if not logged and not path.exists():
         raise RunError(f"{path} is missing: the run has logged nothing yet, or trainer.logger lacks 'file'")
-    lines = path.read_text(errors="replace").splitlines()
-    rows: dict[int, dict[str, float]] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            step, data = entry["step"], entry["data"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            if number == len(lines):
-                break
-            raise RunError(f"{path}, line {number} is no line of verl's file logger: {line[:60]!r}") from error
-        rows.setdefault(step, {}).update({name: float(value) for name, value in data.items() if _is_number(value)})
+    rows = {
+        step: {name: float(value) for name, value in data.items() if _is_number(value)} for step, data in logged.items()
+    }
     frame = pd.DataFrame.from_dict(rows, orient="index").sort_index()
     if STEP_SECONDS not in frame and ROLLOUTS not in frame:
         raise RunError(f"{path} has no training step yet ({len(rows)} steps logged): see its train.log")

@@ -64,7 +64,8 @@ def measure(prior: ValueModelPrior, prompts: int, context: int, number: int) -> 
 
 def replica_memory() -> float:
     """MiB that are the replica's own (unique set size)."""
-    found = [p for p in psutil.process_iter(["cmdline"]) if "ray::Replica" in " ".join(p.info["cmdline"] or [])]
+    own = psutil.Process().children(recursive=True)  # other runs on the machine may have replicas too
+    found = [p for p in own if "ray::Replica" in " ".join(p.cmdline())]
     return sum(p.memory_full_info().uss for p in found) / 2**20
 
 
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/prior_cost"))
     args = parser.parse_args(argv)
     console = Console()
-    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=400_000_000, log_to_driver=False)
+    ray.init("local", num_cpus=4, include_dashboard=False, object_store_memory=400_000_000, log_to_driver=False)
     prior = ValueModelPrior(model=args.model)
     started = time.perf_counter()
     prior.start()

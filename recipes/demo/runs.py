@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+
+from verl_v05.trainer.log_parts import read_log
 
 ACCURACY = re.compile(r"^val-core/.*/acc/mean@\d+$")
 
@@ -49,15 +50,12 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Read ``metrics.jsonl``.
+    """Read ``metrics.jsonl``, and what earlier starts of the run logged beside it.
 
     Raises:
         FileNotFoundError: the run has logged nothing.
     """
-    rows: dict[int, dict[str, float]] = {}
-    for line in path.read_text().splitlines():
-        entry = json.loads(line)
-        rows.setdefault(entry["step"], {}).update(entry["data"])
+    rows = read_log(path)
     if not rows:
         raise FileNotFoundError(f"{path} is empty: the run ended before its first validation; see its train.log")
     return Run(pd.DataFrame.from_dict(rows, orient="index").sort_index())

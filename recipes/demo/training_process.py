@@ -27,6 +27,7 @@ PHASES = (
     ("Training Progress", "training"),
 )
 TAIL_LINES = 30
+METRICS = "metrics.jsonl"
 
 
 class RunFailedError(RuntimeError):
@@ -54,14 +55,19 @@ def train(
     log = out / "train.log"
     command = [str(SCRIPT), method, str(seed), str(task.resolve()), str(out.resolve()), *overrides]
     command.append(f"trainer.total_training_steps={steps}")
-    # Until verl opens the file anew, an earlier run's metrics would be shown as progress of this one.
-    (out / "metrics.jsonl").unlink(missing_ok=True)
-    # The script's "python" is this one, whether or not its environment is activated.
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    # Until the trainer moves it aside, an earlier run's log is no progress of this one.
+    earlier = _inode(out / METRICS)
+    # The script's "python" is this one, whether or not its environment is activated. Its Ray is one of its own, where
+    # others run on this machine.
+    env = {
+        **os.environ,
+        "RAY_ADDRESS": "local",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
     with open(log, "wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
         try:
-            code = _watch(process, log, out, method, steps, console)
+            code = _watch(process, log, out, method, steps, console, earlier)
         except BaseException:  # Ctrl-C too: no training run may continue without this process
             process.terminate()
             process.wait()
@@ -71,23 +77,34 @@ def train(
         raise RunFailedError(f"training ended with code {code}; the end of {log}:\n{tail}")
 
 
-def _watch(process: subprocess.Popen, log: Path, out: Path, method: str, steps: int, console: Console) -> int:
+def _watch(
+    process: subprocess.Popen, log: Path, out: Path, method: str, steps: int, console: Console, earlier: int | None
+) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         bar = progress.add_task(f"{method}: importing verl", total=steps)
         while process.poll() is None:
-            progress.update(bar, **_status(log, out, method))
+            progress.update(bar, **_status(log, out, method, earlier))
             time.sleep(1)
-        progress.update(bar, **_status(log, out, method))
+        progress.update(bar, **_status(log, out, method, earlier))
     return process.returncode
 
 
-def _status(log: Path, out: Path, method: str) -> dict[str, object]:
-    metrics = out / "metrics.jsonl"
-    if metrics.exists() and metrics.stat().st_size:
+def _status(log: Path, out: Path, method: str, earlier: int | None) -> dict[str, object]:
+    metrics = out / METRICS
+    if _inode(metrics) not in (None, earlier):
         run = read_run(metrics)
         accuracy = f"validation accuracy {run.accuracy.iloc[-1]:.3f}" if len(run.accuracy) else "training"
         return {"description": f"{method}: {accuracy}", "completed": run.steps}
     text = log.read_text(errors="replace")
     reached = [phase for marker, phase in PHASES if marker in text]
     return {"description": f"{method}: {reached[-1] if reached else 'importing verl'}"}
+
+
+def _inode(path: Path) -> int | None:
+    """Identity of a file that something was written to; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:  # the trainer may just be moving it
+        return None
+    return found.st_ino if found.st_size else None

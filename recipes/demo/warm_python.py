@@ -572,8 +572,8 @@ def has_accelerator() -> bool:
 def should_start_server(command: list[str]) -> bool:
     """Whether the command starts a Ray of its own on a machine where forks are safe, and chooses no Python itself."""
     chosen = any(EXECUTABLE_KEY in argument or "ray_init.address=" in argument for argument in command)
-    elsewhere = os.environ.get("RAY_ADDRESS")
-    return sys.platform == "linux" and not chosen and not elsewhere and not has_accelerator()
+    own_ray = os.environ.get("RAY_ADDRESS", "") in ("", "local")
+    return sys.platform == "linux" and not chosen and own_ray and not has_accelerator()
 
 
 def run_with_server(command: list[str]) -> NoReturn:

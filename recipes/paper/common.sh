@@ -3,7 +3,21 @@
 set -euo pipefail
 
 recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-SETTING=${SETTING:-cluster} SEED=${SEED:-0}
+SETTING=${SETTING:-cluster} SEED=${SEED:-0} ROOT_DIR=${ROOT_DIR:-$PWD}
+
+# absolute PATHS: separated by commas. Processes on other nodes, and the driver of a Ray job, start in another folder.
+absolute() {
+  local i paths
+  IFS=, read -ra paths <<< "$1"
+  for i in "${!paths[@]}"; do
+    case ${paths[i]} in /* | *://*) ;; *) paths[i]=$ROOT_DIR/${paths[i]} ;; esac
+  done
+  local IFS=,
+  echo "${paths[*]}"
+}
+
+# model NAME: a folder's absolute path, or a hub id as it is
+model() { if [[ -d $(absolute "$1") ]]; then absolute "$1"; else echo "$1"; fi; }
 
 case $SETTING in
   cluster) platform=gpu ROLLOUTS=${ROLLOUTS:-8192} ;;
@@ -12,17 +26,21 @@ case $SETTING in
   *) echo "SETTING=$SETTING is not known: cluster, node or cpu" >&2; exit 2 ;;
 esac
 if [[ $SETTING == cpu ]]; then
-  STEPS=${STEPS:-40} UPDATES=${UPDATES:-1} task=${TASK:-runs/cpu/task}
+  STEPS=${STEPS:-40} UPDATES=${UPDATES:-1} task=$(absolute "${TASK:-runs/cpu/task}")
   MODEL=${MODEL:-$task/policy} TRAIN=${TRAIN:-$task/train.parquet} VAL=${VAL:-$task/val.parquet}
   # The demo's policy, its reward, and a seed that sglang can take on a CPU only for all requests together.
   setting=(reward.custom_reward_function.path="$recipes/demo/reward.py"
            +actor_rollout_ref.rollout.engine_kwargs.sglang.random_seed="$SEED")
+  if [[ ${RAY_ADDRESS:-local} != local ]]; then # what a Ray that runs already does not take
+    setting+=(ray_kwargs.ray_init.{num_cpus,num_gpus,object_store_memory,_system_config}=null)
+  fi
 else
   STEPS=${STEPS:-200} UPDATES=${UPDATES:-4} data=${DATA:-data}
   MODEL=${MODEL:-Qwen/Qwen3-4B-Instruct-2507} TRAIN=${TRAIN:-$data/train/dapo_math_17k.parquet}
   VAL=${VAL:-$data/test/aime24.parquet,$data/test/aime25.parquet,$data/test/amc23.parquet,$data/test/math500.parquet,$data/test/minerva_math.parquet,$data/test/olympiadbench.parquet}
   setting=()
 fi
+MODEL=$(model "$MODEL") TRAIN=$(absolute "$TRAIN") VAL=$(absolute "$VAL")
 
 # prompts_of GROUP: prompts a step with that group size
 prompts_of() {
@@ -37,7 +55,7 @@ prompts_of() {
 launch() {
   local config=$1 method=$2 prompts=$3
   shift 3
-  local out=${OUT:-runs/$SETTING/${method}_$SEED}
+  local out name; out=$(absolute "${OUT:-runs/$SETTING/${method}_$SEED}")
   local arguments=(
     --config-path pkg://verl_v05.config --config-name "$config" platform=$platform setting="$SETTING"
     actor_rollout_ref.model.path="$MODEL"
@@ -46,25 +64,34 @@ launch() {
     trainer.total_training_steps="$STEPS"
     trainer.project_name="v05_$SETTING" trainer.experiment_name="${method}_$SEED"
     trainer.default_local_dir="$out/checkpoints" hydra.run.dir="$out/hydra"
-    "${setting[@]}" "$@"
+    "${setting[@]}"
   )
-  if [[ $SETTING == cpu && ! -e $TRAIN ]]; then
+  if [[ $SETTING == cpu && ! -e ${TRAIN%%,*} ]]; then
     # The recipes are not an installed package, and the current directory may be any.
     PYTHONPATH=$recipes/..${PYTHONPATH:+:$PYTHONPATH} python -m recipes.demo.make --out "${task:?}"
   fi
+  export TOKENIZERS_PARALLELISM=false RAY_USAGE_STATS_ENABLED=0 VERL_FILE_LOGGER_PATH="$out/metrics.jsonl"
+  export WANDB_DIR=$out WANDB_MODE=${WANDB_MODE:-$([[ -n ${WANDB_API_KEY:-} ]] && echo online || echo offline)}
+  local forwarded=(TOKENIZERS_PARALLELISM VERL_FILE_LOGGER_PATH) server=()
+  if [[ $SETTING == cpu ]]; then
+    export HF_HUB_OFFLINE=1 TQ_NUM_THREADS=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the engines share two cores
+    forwarded+=(TQ_NUM_THREADS OMP_NUM_THREADS)
+    # On two cores most of the start-up is imports; a server does them once for all processes.
+    server=(python "$recipes/demo/warm_python.py" run --)
+  fi
+  # On a Ray cluster that runs already, processes have the environment that their node's Ray was started with, not this
+  # one. Secrets are left to that: overrides are printed, saved and sent to wandb.
+  for name in "${forwarded[@]}" $(compgen -e HF_) $(compgen -e WANDB_); do
+    [[ $name == *_@(KEY|TOKEN) ]] ||
+      arguments+=("+ray_kwargs.ray_init.runtime_env.env_vars.$name='${!name//\'/\\\'}'")
+  done
+  arguments+=("$@")
   if [[ ${DRY_RUN:-0} == 1 ]]; then
     exec python -m verl_v05.dry_run "${arguments[@]}"
   fi
   mkdir -p "$out"
   unset PYTHONDONTWRITEBYTECODE # ten processes would each compile verl and sglang again
-  export TOKENIZERS_PARALLELISM=false RAY_USAGE_STATS_ENABLED=0 VERL_FILE_LOGGER_PATH="$out/metrics.jsonl"
-  export WANDB_DIR=$out WANDB_MODE=${WANDB_MODE:-$([[ -n ${WANDB_API_KEY:-} ]] && echo online || echo offline)}
-  local server=()
-  if [[ $SETTING == cpu ]]; then
-    export HF_HUB_OFFLINE=1 TQ_NUM_THREADS=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the engines share two cores
-    # On two cores most of the start-up is imports; a server does them once for all processes.
-    server=(python "$recipes/demo/warm_python.py" run --)
-  fi
+  export RAY_OVERRIDE_JOB_RUNTIME_ENV=1 # a Ray job brings some of these variables too, which Ray takes for a conflict
   set -x
   exec "${server[@]}" python -u -m verl.trainer.main_ppo "${arguments[@]}"
 }

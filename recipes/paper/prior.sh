@@ -12,7 +12,7 @@ elif [[ $PRIOR == v0 && -z ${V0_MODEL:-} ]]; then
   echo "V0_MODEL=$V0_MODEL: its TabPFN v2.5 head is for non-commercial use; PRIOR=history does without" >&2
 fi
 if [[ $PRIOR == v0 && -n $V0_MODEL ]]; then
-  prior+=(+algorithm.v05.prior.kwargs.model="$V0_MODEL")
+  prior+=(+algorithm.v05.prior.kwargs.model="$(model "$V0_MODEL")")
 fi
 FUSION=${FUSION:-shrinkage} BASELINE=${BASELINE:-plain}
 prior+=(algorithm.v05.fusion="$FUSION" algorithm.v05.baseline="$BASELINE")

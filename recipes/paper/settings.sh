@@ -13,6 +13,7 @@ recipe_settings=(
   TRAIN     # parquet file                                            [DAPO-Math-17k in DATA; on cpu the demo's in TASK]
   VAL       # parquet files, separated by commas                 [the six benchmarks in DATA; on cpu the demo's in TASK]
   OUT       # folder of the run: metrics, log, checkpoints                                    [runs/SETTING/METHOD_SEED]
+  ROOT_DIR  # folder that relative paths start at, the same on every node                        [the current directory]
   DRY_RUN   # 1: only compose and check the config, print what would run where                                         [0]
 
   # One method each: its script says more.
@@ -27,5 +28,5 @@ recipe_settings=(
   FUSION    # shrinkage (the paper's) | empirical_bayes (a Beta prior fitted online)                         [shrinkage]
   BASELINE  # plain (the paper's) | leave_one_out                                                                [plain]
 )
-# Of the libraries that the recipes use.
-library_settings=(WANDB_API_KEY WANDB_MODE HF_HOME HF_TOKEN)
+# Prefixes of the variables of the libraries that the recipes use.
+library_settings=(WANDB_ HF_)

@@ -17,6 +17,7 @@ from verl_v05.compat.contract import check_contract
 from verl_v05.estimators.register import check_parameters, estimator_of, using
 from verl_v05.trainer.checkpoint import ALLOCATOR, COST, ESTIMATOR, FILE, load_state, save_state
 from verl_v05.trainer.cost import Cost, discarded_rollouts
+from verl_v05.trainer.log_parts import move_aside
 from verl_v05.trainer.recorder import check_folder
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class SyncTrainer(PPOTrainerSync):
         self._restore_estimator(parts.get(ESTIMATOR))
         if ALLOCATOR in parts and ALLOCATOR not in self.state_parts:
             logger.warning("the checkpoint's prior, fusion and support buffer are left out: this run has none")
+        move_aside(self.config)
         super().fit(agent_loop_manager)
 
     def on_step_begin(self) -> None:
