@@ -115,7 +115,7 @@ def test_every_method_passes_its_dry_run_with_as_many_rollouts_as_the_others(
     assert step["first_rollouts"] == ROLLOUTS[setting] and step["prompts"] == ROLLOUTS[setting] // group
     assert step["updates"] == (1 if setting == "cpu" else 4)
     messages = [problem["message"] for problem in data["problems"]]
-    absent = "data.val_files: not on this machine: data/test/aime24"
+    absent = f"data.val_files: not on this machine: {ROOT}/data/test/aime24"
     assert [message for message in messages if not message.startswith(absent)] == []
 
 
