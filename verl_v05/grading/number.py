@@ -17,8 +17,6 @@ RATIO = re.compile(
 )
 # A cut value is the gold's if it rounds to it, and never if they differ by more than this share of the larger.
 TOLERANCE = Fraction(1, 100)
-# Of an exact gold, a decimal is right if it agrees to six digits.
-EXACT_TOLERANCE = Fraction(1, 10**6)
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,16 @@ def same(answer: Written, gold: Written) -> bool:
     error, size = abs(answer.value - gold.value), max(abs(answer.value), abs(gold.value))
     if gold.place is not None:
         return error <= gold.place / 2 and error <= TOLERANCE * size
-    return gold.value.denominator != 1 and answer.place is not None and error <= EXACT_TOLERANCE * size
+    terminates = 10 ** gold.value.denominator.bit_length() % gold.value.denominator == 0
+    return not terminates and rounded(answer, gold.value)
+
+
+def rounded(answer: Written, value: Fraction) -> bool:
+    """Whether a decimal is an exact value cut or rounded to six significant digits or more; an integer never is."""
+    place, size = answer.place, abs(answer.value)
+    if place is None or size < place * 10**5 or answer.value.denominator == 1 or (answer.value > 0) != (value > 0):
+        return False
+    return size in (abs(value) // place * place, round(abs(value) / place) * place)
 
 
 def _sign(match: re.Match[str]) -> int:
