@@ -11,7 +11,7 @@ from verl_v05.grading.latex import CLOSE, OPEN, RELATION, TEXT, UnparsedError, b
 LENGTH_LIMIT = 1000
 DEPTH_LIMIT = 20
 
-INTEGER = re.compile(r"[\s$*]*([+-]?\d+)[\s$*.]*")
+INTEGER = re.compile(r"[\s$*]*([+-]?[0-9]+)[\s$*.]*")
 COMMA = re.compile(r"\s*[,;]\s*")
 EQUALS = re.compile(r"(?<![\\<>!])=|\\equiv(?![a-zA-Z])")
 APPROXIMATION = re.compile(r"\\approx(?![a-zA-Z])|\\simeq(?![a-zA-Z])")
@@ -95,7 +95,8 @@ def _approximated(answer: str, gold: str) -> str:
     """One side of an approximation, so that it cannot list candidates: the exact one, for a rounded gold the other."""
     sides = split(answer, APPROXIMATION)
     rounded = (written := number.read(gold)) is not None and written.place is not None
-    return sides[-1] if rounded or not sides[0] or NAME.fullmatch(sides[0]) else sides[0]
+    exact = sides[0] and (not NAME.fullmatch(sides[0]) or compact(sides[0]) == compact(gold))
+    return sides[0] if exact and not rounded else sides[-1]
 
 
 def _same(answer: str, gold: str) -> bool:
@@ -122,7 +123,8 @@ def _same(answer: str, gold: str) -> bool:
 def _peeled(text: str) -> str:
     while (inside := brackets(text)) and inside[0] in "({" and len(split(inside[1], COMMA)) == 1 and inside[2] in ")}":
         text = inside[1]
-    return text.strip()
+    element = split(text, MEMBER)
+    return (element[1] if len(element) == 2 and NAME.fullmatch(element[0]) and element[1][:1] == "\\" else text).strip()
 
 
 def _plain(answer: str, gold: str) -> bool | None:
@@ -251,7 +253,7 @@ def _tuples(answer: str, gold: str) -> bool | None:
     if right is None or right[0] == "\\{" or len(inside := split(right[1], COMMA)) == 1:
         return None
     if left is None:
-        named = sorted(filter(None, map(_assigned, split(answer, COMMA))))
+        named = sorted(filter(None, map(_assigned, _members(answer))))
         if len(named) == len(inside) and len(dict(named)) == len(named):
             return _in_order([value for _, value in named], inside) if right[0] == "(" else False
         matrix = _cells(answer)

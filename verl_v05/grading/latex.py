@@ -17,17 +17,25 @@ SIGNS = {
     "−": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "•": r"\cdot ", "∗": "*", "÷": "/", "⁄": "/", "∞": r"\infty ",
     "°": r"^\circ ", "º": r"^\circ ", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "±": r"\pm ", "∓": r"\mp ",
     "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ", "∈": r"\in ", "≈": r"\approx ", "∅": r"\emptyset ",
-    "√": r"\sqrt ", "∛": r"\sqrt[3] ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
+    "√": r"\surd ", "∛": r"\surd[3] ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
     "⇒": r"\Rightarrow ", "∶": ":", "、": ",", "。": ".", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}",
     "…": r"\ldots ", "′": "'", "∠": r"\angle ", "△": r"\triangle ",
 }  # fmt: skip
 FUNCTIONS = r"(?:arc|a)?(?:sin|cos|tan)h?|cot|sec|csc|ln|exp|sqrt|gcd|lcm|max|min|det|binom"
 GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|sigma|phi|omega|pi"
 # A word is at least three letters with a vowel, written apart from what may be a product, or one of these.
-UNITS = "cm|mm|km|nm|kg|mg|ft|mph|hrs?|sec|min|lbs?|deg|rad|mol|ml|st|nd|rd|th|am|pm|[kMG]?eV|k?Hz|k?Pa|per|is|or|of|at|for|if|not|no|to"
+UNITS = "cm|mm|km|nm|kg|mg|ft|mph|hrs?|sec|min|lbs?|deg|rad|mol|ml|st|nd|rd|th|am|pm|[kMG]?eV|k?Hz|k?Pa|per|or|and|odd|inch"
 WORD = rf"(?:(?<=\d)(?:{UNITS})|(?<![\\a-zA-Z{{_\d])(?:{UNITS}|[A-Za-z](?=[a-z]*[aeiouy])[a-z]{{2,}}))(?![a-zA-Z_(\d])"
 TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 OPEN, CLOSE = "([{", ")]}"
+
+
+def _repeating(match: re.Match[str]) -> str:
+    """The exact fraction of a repeating decimal."""
+    whole, fixed, period = (first or second or "" for first, second in zip(match.groups()[:3], match.groups()[3:]))
+    nines = (10 ** len(period) - 1) * 10 ** len(fixed)
+    return rf"\frac{{{int(whole + fixed + period) - int(whole + fixed or 0)}}}{{{nines}}}"
+
 
 Replacement = str | Callable[[re.Match[str]], str]
 _PATTERNS: list[tuple[str, Replacement]] = [
@@ -70,7 +78,14 @@ _PATTERNS: list[tuple[str, Replacement]] = [
     (r"C\s*_\{?(\d+)\}?\s*\^\{?(\d+)\}?|(?<![a-zA-Z\\])C\((\d+),\s*(\d+)\)", r"\\binom{\1\3}{\2\4}"),
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times "),
     (r"(?<![\\\d,])(?<!\d )(\d+) (\d+)/(\d+)", r"\1\\frac{\2}{\3}"),
-    (r"\\sqrt\s*(\d+(?:\.\d+)?)", lambda match: r"\sqrt{%s}" % match[1]),
+    (r"\\surd\s*(\[3\])?\s*(\d+(?:\.\d+)?|\\?[a-zA-Z]+)", lambda match: rf"\sqrt{match[1] or ''}{{{match[2]}}}"),
+    (r"\\sqrt\s*(\[\d\])\s*(\w)", r"\\sqrt\1{\2}"),
+    (r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}", r"\\binom{\1}{\2}"),
+    (r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}|(\d*)\.(\d*?)(\d+?)\6{1,}\s*\\ldots$", _repeating),
+    (
+        r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*\{?-?\d\}?)?\s*[({]?\s*)(\d[\d.]*)\s*\^\s*\{?\s*\\circ\s*\}?",
+        r"\1\\frac{\2\\pi}{180}",
+    ),
     (r"(?<=\d) (?=\d{3}(?!\d))(?<!\d{4} )", ","),
     (r"\\text\s*\{\s*cis\s*\}\s*(\\frac\s*\{[^{}]*\}\s*\{[^{}]*\}|\([^()]*\)|\w+)", r"e^{i \1}"),
     # Units that are signs.
@@ -78,18 +93,24 @@ _PATTERNS: list[tuple[str, Replacement]] = [
     (r"\\?%|\\text\s*\{\s*per ?cent\s*\}|per ?cent(?![a-z])", r"\\text{ percent}"),
     (r"^(-?)\s*(?:\\\$|[€£¥]|(?:\\text\s*\{\s*)?Rs\.?\s*\}?(?=\d))\s*([-\d.,]+)", r"\1\2\\text{ dollar }"),
     (r"\\\$", ""),
-    (rf"{WORD}(?:[\s.]+{WORD})*", r"\\text{ \g<0> }"),
-    (r"[\u3400-\u9fff]+", r"\\text{ \g<0> }"),
+    (
+        rf"\\text\s*\{{[^{{}}]*\}}|[\u3400-\u9fff]+|{WORD}(?:[\s.]+(?:{WORD}|(?:is|of|at|if|no|to|in)(?![a-zA-Z])))*",
+        lambda match: match[0] if match[0][0] == "\\" else rf"\text{{ {match[0]} }}",
+    ),
+    (r"\}\s*\\text\s*\{(?<=\w \}\\text\{)", " "),
     (r" {2,}", " "),
 ]  # fmt: skip
 REWRITES = [(re.compile(pattern, re.DOTALL), replacement) for pattern, replacement in _PATTERNS]
-CALL = re.compile(r"(\\sqrt(?:\[\d+\])?|\^|(?<![\\a-zA-Z])abs)\s*\(")
+CALL = re.compile(r"(\\(?:sqrt|surd)(?:\[\d+\])?|\^|(?<![\\a-zA-Z])abs)\s*\(")
+# A single letter beside a number is a unit; elsewhere it is a variable.
+UNIT, BESIDE = re.compile(r"[a-zA-Z.~ ]+(?<!or )(?<!and )"), re.compile(r"(?:[\d)/]|\}\{?)\s*$")
+COUNTED = re.compile(r"\s*([-+]?[\d.,/]+)\s+([^\W\d][^\d,]*)")
 JOINED = re.compile(r"\s*,?\s*(?<![a-zA-Z])(?:and|or|和|或)(?![a-zA-Z])\s*,?\s*")
 UNION = re.compile(r"(?<=[)\]}])\s*(?:\\text\s*\{\s*union\s*\}|U)\s*(?=[(\[\\])")
 RELATION = re.compile(r"[<>]|\\[lg]eq|\\neq")
 MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "百": 2, "千": 3, "万": 4, "亿": 8}
 MAGNITUDE = re.compile(rf"(?<=\d)\s*\\text\s*\{{\s*({'|'.join(MAGNITUDES)}|dozen)(?!米|克)(?:(?<=[a-z])\b)?")
-THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
+THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
 
 def tidy(text: str) -> str:
@@ -110,10 +131,10 @@ def tidy(text: str) -> str:
         text = pattern.sub(replacement, text)
     text = parenthesised(text)
     either = r" \cup " if RELATION.search(text) and re.search(r"\bor\b|或", text) else " , "
-    text = TEXT.sub(lambda match: _words(match[1], either), text)
+    text = TEXT.sub(lambda match: _words(match, either), text)
     text = MAGNITUDE.sub(lambda match: rf"\cdot {10 ** MAGNITUDES[match[1]] if match[1] in MAGNITUDES else 12}\text{{", text)
     text = UNION.sub(r"\\cup ", text)
-    if re.search(r", |,\D", text):
+    if re.search(r", |,\D", text) or not re.search(r"[(\[]", text):
         text = THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
     return re.sub(r"\\text\{\s*\}|^\s*,|(?<=,) ,", "", text).strip(" *").rstrip(".,;: ")
 
@@ -139,8 +160,13 @@ def _ascii(sign: str) -> str:
     return "-" if kind == "Pd" else "".join(SIGNS.get(part, part) for part in plain)
 
 
-def _words(text: str, either: str) -> str:
-    """The content of a `\\text` by its kind: values as they are, words in `\\text`, lists with commas."""
+def _words(match: re.Match[str], either: str) -> str:
+    r"""A `\text` by its kind: values as they are, words and units in `\text`, lists with commas."""
+    text = match[1]
+    if UNIT.fullmatch(text) and BESIDE.search(match.string[: match.start()]):
+        return match[0]
+    if counted := COUNTED.fullmatch(text):
+        return rf"{counted[1]} \text{{ {counted[2]} }}"
     joint = either if re.search(r"\bor\b|或", text) else " , "
     parts = [part.strip() for part in JOINED.split(text)]
     return joint.join(rf"\text{{ {part} }}" if re.search(r"[^\W\d_]{2}|[\u3400-\u9fff]", part) else f" {part} " for part in parts)
@@ -153,7 +179,7 @@ def parenthesised(text: str) -> str:
         while end < len(text) and depth:
             depth += (text[end] == "(") - (text[end] == ")")
             end += 1
-        left, right = ("|", "|") if match[1] == "abs" else (match[1] + "{", "}")
+        left, right = ("|", "|") if match[1] == "abs" else (match[1].replace("surd", "sqrt") + "{", "}")
         text = text[: match.start()] + left + text[match.end() : end - (depth == 0)] + right + text[end:]
     return text
 

@@ -43,8 +43,8 @@ NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_ope
 CASED = ConversionConfig(lowercase_symbols=False)
 # Letters that the parser takes for constants or functions (I_{1} would be the imaginary unit) get letters that nobody
 # uses; i alone is the imaginary unit, and e the base of the logarithm.
-LETTERS = {"I": r"\iota ", "e_": r"\omicron ", r"\gamma": r"\upsilon ", r"\Gamma": r"\Upsilon ", r"\top": r"\varrho "}
-TAKEN = re.compile(r"\\[a-zA-Z]+|I|e(?=_)")
+LETTERS = {"I": r"\iota ", "E": r"\omicron ", "e": r"\varpi ", r"\gamma": r"\upsilon ", r"\Gamma": r"\Upsilon ", r"\top": r"\varrho "}
+TAKEN = re.compile(r"\\[a-zA-Z]+|[IE]|e(?=_)")
 # What the parser drops, or reads as a product of letters.
 UNREADABLE = re.compile(r"\\(?:ldots|subset|supset|mod|pmod|perp|parallel|to|mapsto|\|)|:|\?|\d \d")
 MIXED = re.compile(r"(?<![\d.}\\])(\d+)\s*(\\frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d))")
@@ -106,13 +106,15 @@ def letters(text: str) -> int:
 
 def _set(text: str, names: set[Symbol]) -> Set:
     text = text.strip()
+    if (text[:1] == "]" or text[-1:] == "[") and len(ends := split(text[1:-1], CUTS)) == 2:
+        return Interval(*map(_parse, ends), text[0] in "(]", text[-1] in ")[")
     for pattern, kind in ((UNIONS, Union), (CUTS, Intersection), (MINUS, Complement)):
         if len(parts := split(text, pattern)) > 1:
             return kind(*[_set(part, names) for part in parts])
     if element := ELEMENT.fullmatch(text):
         names.add(Symbol(element[1], real=True))
         return _set(element[2], names)
-    if bracket := brackets(text) or (text[:1] in tuple("()[]") and text[-1:] in tuple("()[]") and (text[0], text[1:-1], text[-1])):
+    if bracket := brackets(text):
         if condition := SUCH_THAT.fullmatch(bracket[1]):
             return _set(condition[1], names)
         ends = [_parse(part) for part in split(bracket[1], CUTS)]
@@ -136,10 +138,8 @@ def _set(text: str, names: set[Symbol]) -> Set:
 def _parse(text: str) -> Basic:
     if UNREADABLE.search(text) or "\\text" in re.sub(r"_\s*\{[^{}]*\{[^{}]*\}[^{}]*\}", "", text) or not text.strip():
         raise UnparsedError(f"no expression: {text!r}")
-    if re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
-        text = text.replace("\\circ", "\\frac{\\pi}{180}")
     text = MIXED.sub(r"(\1+\2)", text)
-    text = TAKEN.sub(lambda match: LETTERS.get(match[0], match[0]), text.replace("e_", "e_"))
+    text = TAKEN.sub(lambda match: LETTERS.get(match[0], match[0]), text)
     try:
         value = latex2sympy(
             text, is_real=True, convert_degrees=False, normalization_config=NORMALIZATION, conversion_config=CASED
@@ -202,7 +202,7 @@ def _values(left: Expr, right: Expr) -> Iterator[tuple[Expr, Expr]]:
         if values[0] is not None and values[1] is not None:
             found += 1
             yield values[0], values[1]
-        elif names and (values[0] is None) != (values[1] is None):
+        elif names and (values[0] is None) != (values[1] is None) and not all(map(INTEGERS.fullmatch, names)):
             raise UnparsedError(f"{left} and {right} have values at different points")
     if found < (POINTS if names else 1):
         raise UnparsedError(f"no value of {left} or {right}")

@@ -10,11 +10,11 @@ from sympy.physics.units import convert_to
 from verl_v05.grading.latex import TEXT, UnparsedError
 
 SIGNS = {"mph": units.mile / units.hour, "kmph": units.km / units.hour, "sec": units.second, "hr": units.hour,
-         "min": units.minute, "h": units.hour, "s": units.second}  # fmt: skip
+         "min": units.minute, "h": units.hour, "s": units.second, "in": units.inch}  # fmt: skip
 NAMES = "dollar cent usd euro rupee people men women children person am pm celsius square cubic unit of the way".split()
 POWERS = {"square": 2, "cubic": 3}
 SIZES = {"percent": S(1) / 100, "degree": pi / 180}
-BASE = [units.meter, units.kilogram, units.second, units.radian]
+BASE = [units.meter, units.kilogram, units.second]
 # Words that make another statement of a number: a closed class, unlike the nouns that are counted.
 CHANGING = re.compile(
     r"\b(is|are|was|be|not?|none|never|than|more|less|fewer|least|most|over|under|above|below|about|around|to|up|if|when|"
