@@ -41,13 +41,15 @@ Replacement = str | Callable[[re.Match[str]], str]
 _PATTERNS: list[tuple[str, Replacement]] = [
     (r"(?<!\\)\\[()\[\]]|(?<!\\)\$|[`\"]|\x0c(?=rac)|\\(?:displaystyle|limits|[lL]arge|LARGE|bf|rm|it)(?![a-zA-Z])", " "),
     (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?", ""),
-    (r"\\([dt])(frac|binom)|\\cfrac", lambda match: "\\" + (match[2] or "frac")),
+    (r"\\([dtc])(frac|binom)(?![a-z])", r"\\\2"),
+    (r"\\frac\s*(\d)(?=\s*[\d{\\])", r"\\frac{\1}"),
+    (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
     (r"\{,\}", ","),
     (r"\\!\s*|\\(?:hspace|vspace|label|tag|color)\s*\{[^{}]*\}", ""),
     (r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![a-zA-Z])|\s", " "),
     (r"\\(?:boldsymbol|mathbf|mathit|mathcal|bm|vec|hat|overrightarrow)\s*(?:\{([^{}]*)\}|([a-zA-Z]))", r"{\1\2}"),
     (r"\\(?:mathrm|operatorname)\s*\{([deiC])\}", r"\1"),
-    (r"\^\s*(?:\{\s*)?(?:\\(?:mathrm|text)\s*\{\s*T\s*\}|T|\\top|\\intercal)(?:\s*\})?(?![a-zA-Z])", r"^{\\top}"),
+    (r"\^\s*(?:\{\s*(?:\\(?:mathrm|text)\s*\{\s*T\s*\}|T|\\top|\\intercal)\s*\}|(?:T|\\top|\\intercal)(?![a-zA-Z]))", r"^{\\top}"),
     (r"(?<=[a-zA-Z}])('+)", lambda match: r"^{" + r"\prime" * len(match[1]) + "}"),
     (r"_\s*([a-zA-Z\d])", r"_{\1}"),
     (rf"\\operatorname\s*\{{({FUNCTIONS}|log)\}}", r"\\\1"),
@@ -91,7 +93,7 @@ _PATTERNS: list[tuple[str, Replacement]] = [
     # Units that are signs.
     (r"\^\s*\{?\s*\\circ\s*\}?\s*([CF](?![a-zA-Z]))?|\\degrees?(?![a-zA-Z])", r"\\text{ degree \1}"),
     (r"\\?%|\\text\s*\{\s*per ?cent\s*\}|per ?cent(?![a-z])", r"\\text{ percent}"),
-    (r"^(-?)\s*(?:\\\$|[€£¥]|(?:\\text\s*\{\s*)?Rs\.?\s*\}?(?=\d))\s*([-\d.,]+)", r"\1\2\\text{ dollar }"),
+    (r"^(-?)\s*(?:\\\$|[€£¥]|(?:\\text\s*\{\s*)?Rs\.?\s*\}?(?=\d))\s*(-?[\d,]*\.?\d+)", r"\1\2\\text{ dollar }"),
     (r"\\\$", ""),
     (
         rf"\\text\s*\{{[^{{}}]*\}}|[\u3400-\u9fff]+|{WORD}(?:[\s.]+(?:{WORD}|(?:is|of|at|if|no|to|in)(?![a-zA-Z])))*",
@@ -103,7 +105,7 @@ _PATTERNS: list[tuple[str, Replacement]] = [
 REWRITES = [(re.compile(pattern, re.DOTALL), replacement) for pattern, replacement in _PATTERNS]
 CALL = re.compile(r"(\\(?:sqrt|surd)(?:\[\d+\])?|\^|(?<![\\a-zA-Z])abs)\s*\(")
 # A single letter beside a number is a unit; elsewhere it is a variable.
-UNIT, BESIDE = re.compile(r"[a-zA-Z.~ ]+(?<!or )(?<!and )"), re.compile(r"(?:[\d)/]|\}\{?)\s*$")
+UNIT, BESIDE = re.compile(r"[a-zA-Z.~/ ]+(?<!or )(?<!and )"), re.compile(r"(?:[\d)/]|\}\{?)\s*$")
 COUNTED = re.compile(r"\s*([-+]?[\d.,/]+)\s+([^\W\d][^\d,]*)")
 JOINED = re.compile(r"\s*,?\s*(?<![a-zA-Z])(?:and|or|和|或)(?![a-zA-Z])\s*,?\s*")
 UNION = re.compile(r"(?<=[)\]}])\s*(?:\\text\s*\{\s*union\s*\}|U)\s*(?=[(\[\\])")
@@ -134,7 +136,7 @@ def tidy(text: str) -> str:
     text = TEXT.sub(lambda match: _words(match, either), text)
     text = MAGNITUDE.sub(lambda match: rf"\cdot {10 ** MAGNITUDES[match[1]] if match[1] in MAGNITUDES else 12}\text{{", text)
     text = UNION.sub(r"\\cup ", text)
-    if re.search(r", |,\D", text) or not re.search(r"[(\[]", text):
+    if re.search(r"\S, ", text) or not re.search(r"[(\[]", text):
         text = THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
     return re.sub(r"\\text\{\s*\}|^\s*,|(?<=,) ,", "", text).strip(" *").rstrip(".,;: ")
 

@@ -99,7 +99,7 @@ def same_set(answer: str, gold: str) -> bool:
     return left == right or bool(left.symmetric_difference(right).is_empty)
 
 
-def letters(text: str) -> int:
+def unknowns(text: str) -> int:
     """Number of unknowns of an expression."""
     return len(_names(_parse(text)))
 
@@ -120,7 +120,7 @@ def _set(text: str, names: set[Symbol]) -> Set:
         ends = [_parse(part) for part in split(bracket[1], CUTS)]
         if bracket[0] == "\\{":
             return FiniteSet(*ends)
-        if len(ends) == 2 and all(end.is_extended_real for end in ends):
+        if len(ends) == 2 and all(end.is_extended_real for end in ends) and ends[0] < ends[1]:
             return Interval(*ends, bracket[0] in "(]", bracket[2] in ")[")
         if len(ends) == 1 and bracket[0] == "(":
             return _set(bracket[1], names)
@@ -144,7 +144,7 @@ def _parse(text: str) -> Basic:
         value = latex2sympy(
             text, is_real=True, convert_degrees=False, normalization_config=NORMALIZATION, conversion_config=CASED
         )
-        value = value.doit() if not isinstance(value, Relational | Set) else value
+        value = value if isinstance(value, Relational | Set) or value.has(Derivative) else value.doit()
         if isinstance(value, Expr):
             value = value.xreplace({atom: Rational(str(atom)) for atom in value.atoms() if atom.is_Float})
     except Exception as error:

@@ -19,10 +19,10 @@ BASE = [units.meter, units.kilogram, units.second]
 CHANGING = re.compile(
     r"\b(is|are|was|be|not?|none|never|than|more|less|fewer|least|most|over|under|above|below|about|around|to|up|if|when|"
     r"unless|but|except|plus|minus|mod|base|half|twice|does|do|fails|as|us|this|thus|various|\w+ous|between|at|for|with|"
-    r"without|only|\w*(?:hundred|thousand|million|billion|dozen)(?:th)?s|tens|halves|\w+(?:third|fourth|fifth|tenth)s)\b|"
+    r"without|only|\w*(?:hundred|thousand|million|billion|dozen)(?:th)?s|tens|halves|\w*(?:third|fourth|fifth|tenth)s)\b|"
     r"[百万亿不或至多少以上下左右倍半非无第]|千(?![米克瓦])"
 )
-LEADING = re.compile(r"\\text\s*\{\s*(?:there (?:are|is)|(?:the )?(?:final )?answer is:?|exactly|total:?|is)\s*\}", re.I)
+LEADING = re.compile(r"\\text\s*\{\s*(?:there (?:are|is)|(?:the )?(?:final )?answer(?: is)?:?|exactly|(?:a )?total(?: of)?:?|is)\s*\}", re.I)
 # Everything behind a value that can be its unit: words with powers, products and ratios.
 WORD = r"\\text\s*\{[^{}]*\}(?:\s*\^\s*\{?\s*-?\d\s*\}?)?"
 TAIL = re.compile(
@@ -37,7 +37,8 @@ def separate(text: str) -> tuple[str, str]:
     if "\\text" not in text or not (match := TAIL.fullmatch(text)) or match[1].endswith(("_", "^", "=")):
         return text, ""
     words = re.sub(r"\b([ap])\s*\.\s*m\b\.?", r"\1m", TEXT.sub(r" \1 ", match[2]))
-    return match[1], " ".join(re.sub(r"\\cdot|[{}()~.]", " ", re.sub(r"(.)\\frac\s*\{(.*)\}\s*\{", r"\1\2/", words)).split())
+    value = match[1] + ")" * (match[1].count("(") - match[1].count(")"))
+    return value, " ".join(re.sub(r"\\cdot|[{}()~.]", " ", re.sub(r"(.)\\frac\s*\{(.*)\}\s*\{", r"\1\2/", words)).split())
 
 
 def ratio(answer: str, gold: str) -> Expr:
