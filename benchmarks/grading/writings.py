@@ -14,6 +14,7 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from sympy import Expr, expand, factor, latex, nan, zoo
 
 from recipes.data.sources import TESTS
+from verl_v05.grading.answer import gold_text
 
 SOURCES = tuple(source.name for source in TESTS)
 
@@ -258,7 +259,7 @@ def golds_of(folder: Path) -> pd.DataFrame:
             raise FileNotFoundError(
                 f"{parquet}: no such file, nor a jsonl; make the data with `python -m recipes.data`"
             )
-        tables.append(pd.DataFrame({"source": source, "id": ids, "gold": answers.astype(str)}))
+        tables.append(pd.DataFrame({"source": source, "id": ids, "gold": answers.map(gold_text)}))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -5,7 +5,9 @@ import math
 import re
 
 # "\boxed" after a program read "\b" as a backspace is a box too; "\boxed{...}" and "\boxed{}" only name the format.
-BOX = re.compile(r"(?:\\(?:f?box(?:ed)?|framebox)|\x08oxed)\s*(?:(?P<open>\{|\\\{|\()|(?P<bare>-?\d[\d.,]*\d|[^\W_](?!\w)))")
+BOX = re.compile(
+    r"(?:\\(?:f?box(?:ed)?|framebox)|\x08oxed)\s*(?:(?P<open>\{|\\\{|\()|(?P<bare>-?\d[\d.,]*\d|[^\W_](?!\w)))"
+)
 PLACEHOLDER = re.compile(r"(?:\s|\.|\\l?dots|\\text\{\s*(?:your )?answer\s*\})*")
 CLOSING = {"{": "}", "(": ")"}
 # Boxes of one answer: \boxed{1}, \boxed{2} and \boxed{3}.
@@ -21,7 +23,7 @@ MARKED = re.compile(
 )
 HEADING = re.compile(r"[#*\s]*(?:the\s+)?(?:final\s+)?(?:answer(?:\s+is)?|(?:最终)?答案)[\s*:\uff1a]*", re.IGNORECASE)
 BOLD = re.compile(r"\*\*([^*]+)\*\*[.\s]*")
-REASON = re.compile(r",?\s+(?:since|because|as|which|where)\s.*")
+REASON = re.compile(r",?\s+(?:since|because)\s.*")
 # A final line longer than this is prose; the longest published gold has 198 characters.
 LINE_LIMIT = 2000
 MISSING = {"", "nan", "none", "null", "[]", "{}"}
@@ -75,7 +77,10 @@ def gold_text(gold: object) -> str:
     if not isinstance(gold, str | int) or (text := str(gold).strip()).lower() in MISSING:
         raise ValueError(f"{gold!r} is no answer")
     if text[0] in "[{" and text[1:2] in tuple("'\""):  # quotes: [1, 2] is an interval
-        return gold_text(ast.literal_eval(text))
+        try:
+            return gold_text(ast.literal_eval(text))
+        except SyntaxError as error:
+            raise ValueError(f"{gold!r} is no answer") from error
     text = text.rpartition("####")[2].strip()
     if BOX.search(text):
         text = final_answer(text) or ""

@@ -23,7 +23,9 @@ COLON = re.compile(r":")
 PLUS_MINUS = re.compile(r"\\(pm|mp)(?![a-zA-Z])")
 MATRIX = re.compile(r"\\begin\s*\{([pb]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\s*\{\1\}", re.DOTALL)
 CROSSED = re.compile(r"\\(?:vec|mathbf|hat)\b.*\\times\s*\\(?:vec|mathbf|hat)\b")
-SET = re.compile(r"\\(?:cup|cap|setminus|infty|mathbb|emptyset)(?![a-zA-Z])|[<>]|\\[lg]eq|\\neq|^\](?=.*\[$)|^[(\[].*[\[\]]$|^[\[\]].*[)\[\]]$")
+SET = re.compile(
+    r"\\(?:cup|cap|setminus|infty|mathbb|emptyset)(?![a-zA-Z])|[<>]|\\[lg]eq|\\neq|^\](?=.*\[$)|^[(\[].*[\[\]]$|^[\[\]].*[)\[\]]$"
+)
 REALS = re.compile(r"\\text\s*\{\s*all reals?(?: numbers?)?\s*\}")
 BASED = re.compile(r"\(?([0-9A-F]+|[0-9a-f]+)\)?\s*(?:_\s*\(?\s*|\(?base\s+)(\w+)\s*\)?\s*")
 DIGITS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
@@ -78,7 +80,11 @@ def equivalent(answer: str, gold: str) -> bool:
     if ordered:
         return compact(answer) == compact(gold)
     mine, theirs = CONDITION.search(answer), CONDITION.search(gold)
-    agree = _letters(mine[1]) == _letters(theirs[1]) if mine and theirs else all(ANY.match(c[1]) for c in (mine, theirs) if c)
+    agree = (
+        _letters(mine[1]) == _letters(theirs[1])
+        if mine and theirs
+        else all(ANY.match(c[1]) for c in (mine, theirs) if c)
+    )
     return agree and _same(answer[: mine.start()] if mine else answer, gold[: theirs.start()] if theirs else gold)
 
 
@@ -215,7 +221,11 @@ def _equations(answer: str, gold: str) -> bool | None:
         # Numbers of a chain must agree, and an unknown is solved for only where it stands alone.
         sides = [side for side in left[:-1] if not NAME.fullmatch(side)]
         unknowns = [symbolic.unknowns(side) for side in sides]
-        return 1 not in unknowns and all(n or _same(s, left[-1]) for s, n in zip(sides, unknowns)) and _same(left[-1], gold)
+        return (
+            1 not in unknowns
+            and all(n or _same(s, left[-1]) for s, n in zip(sides, unknowns))
+            and _same(left[-1], gold)
+        )
     if len(left) == 1:
         return bool(theirs) and _same(answer, right[-1])
     if len(right) > 2 and sum(bool(NAME.fullmatch(side)) for side in right) > 1:
@@ -288,4 +298,8 @@ def _ratios(answer: str, gold: str) -> bool | None:
     left, right = split(answer, COLON), split(gold, COLON)
     if len(left) == len(right) == 1:
         return None
-    return _same(rf"\frac{{{left[0]}}}{{{left[1]}}}", gold) if (len(left), len(right)) == (2, 1) else _in_order(left, right)
+    return (
+        _same(rf"\frac{{{left[0]}}}{{{left[1]}}}", gold)
+        if (len(left), len(right)) == (2, 1)
+        else _in_order(left, right)
+    )

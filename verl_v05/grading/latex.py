@@ -24,7 +24,9 @@ SIGNS = {
 FUNCTIONS = r"(?:arc|a)?(?:sin|cos|tan)h?|cot|sec|csc|ln|exp|sqrt|gcd|lcm|max|min|det|binom"
 GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|sigma|phi|omega|pi"
 # A word is at least three letters with a vowel, written apart from what may be a product, or one of these.
-UNITS = "cm|mm|km|nm|kg|mg|ft|mph|hrs?|sec|min|lbs?|deg|rad|mol|ml|st|nd|rd|th|am|pm|[kMG]?eV|k?Hz|k?Pa|per|or|and|odd|inch"
+UNITS = (
+    "cm|mm|km|nm|kg|mg|ft|mph|hrs?|sec|min|lbs?|deg|rad|mol|ml|st|nd|rd|th|am|pm|[kMG]?eV|k?Hz|k?Pa|per|or|and|odd|inch"
+)
 WORD = rf"(?:(?<=\d)(?:{UNITS})|(?<![\\a-zA-Z{{_\d])(?:{UNITS}|[A-Za-z](?=[a-z]*[aeiouy])[a-z]{{2,}}))(?![a-zA-Z_(\d])"
 TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 OPEN, CLOSE = "([{", ")]}"
@@ -110,11 +112,23 @@ COUNTED = re.compile(r"\s*([-+]?[\d.,/]+)\s+([^\W\d][^\d,]*)")
 JOINED = re.compile(r"\s*,?\s*(?<![a-zA-Z])(?:and|or|和|或)(?![a-zA-Z])\s*,?\s*")
 UNION = re.compile(r"(?<=[)\]}])\s*(?:\\text\s*\{\s*union\s*\}|U)\s*(?=[(\[\\])")
 RELATION = re.compile(r"[<>]|\\[lg]eq|\\neq")
-MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "百": 2, "千": 3, "万": 4, "亿": 8}
+MAGNITUDES = {
+    "hundred": 2,
+    "thousand": 3,
+    "million": 6,
+    "billion": 9,
+    "trillion": 12,
+    "百": 2,
+    "千": 3,
+    "万": 4,
+    "亿": 8,
+}
 MAGNITUDE = re.compile(rf"(?<=\d)\s*\\text\s*\{{\s*({'|'.join(MAGNITUDES)}|dozen)(?!米|克)(?:(?<=[a-z])\b)?")
 THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
 
+# A gold is asked for by every rollout of its group.
+@functools.lru_cache(maxsize=4096)
 def tidy(text: str) -> str:
     r"""An answer in one notation: no delimiters, sizes, spacing or full stop, ASCII signs, words in `\text`.
 
@@ -134,7 +148,9 @@ def tidy(text: str) -> str:
     text = parenthesised(text)
     either = r" \cup " if RELATION.search(text) and re.search(r"\bor\b|或", text) else " , "
     text = TEXT.sub(lambda match: _words(match, either), text)
-    text = MAGNITUDE.sub(lambda match: rf"\cdot {10 ** MAGNITUDES[match[1]] if match[1] in MAGNITUDES else 12}\text{{", text)
+    text = MAGNITUDE.sub(
+        lambda match: rf"\cdot {10 ** MAGNITUDES[match[1]] if match[1] in MAGNITUDES else 12}\text{{", text
+    )
     text = UNION.sub(r"\\cup ", text)
     if re.search(r"\S, ", text) or not re.search(r"[(\[]", text):
         text = THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
@@ -171,7 +187,9 @@ def _words(match: re.Match[str], either: str) -> str:
         return rf"{counted[1]} \text{{ {counted[2]} }}"
     joint = either if re.search(r"\bor\b|或", text) else " , "
     parts = [part.strip() for part in JOINED.split(text)]
-    return joint.join(rf"\text{{ {part} }}" if re.search(r"[^\W\d_]{2}|[\u3400-\u9fff]", part) else f" {part} " for part in parts)
+    return joint.join(
+        rf"\text{{ {part} }}" if re.search(r"[^\W\d_]{2}|[\u3400-\u9fff]", part) else f" {part} " for part in parts
+    )
 
 
 def parenthesised(text: str) -> str:

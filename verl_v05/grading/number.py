@@ -4,10 +4,14 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-TEN_TO = re.compile(r"(?P<one>(?<!\d)|\s*(?:\\times|\\cdot|\*)\s*)10\s*\^\s*(?:\{\s*([+-]?)\s*(\d{1,3})\s*\}|([+-]?\d{1,3}))")
+TEN_TO = re.compile(
+    r"(?P<one>(?<!\d)|\s*(?:\\times|\\cdot|\*)\s*)10\s*\^\s*(?:\{\s*([+-]?)\s*(\d{1,3})\s*\}|([+-]?\d{1,3}))"
+)
 DECIMAL = r"\s*(?:\d+\.?\d*|\.\d+)\s*"
 SCALAR = re.compile(rf"([+-]?)({DECIMAL}(?:[eE][+-]?\d{{1,3}})?)")
-RATIO = re.compile(rf"([+-]?)\s*(\d*)\s*\\frac\s*\{{([+-]?{DECIMAL})\}}\s*\{{([+-]?{DECIMAL})\}}|([+-]?{DECIMAL})/({DECIMAL})")
+RATIO = re.compile(
+    rf"([+-]?)\s*(\d*)\s*\\frac\s*\{{([+-]?{DECIMAL})\}}\s*\{{([+-]?{DECIMAL})\}}|([+-]?{DECIMAL})/({DECIMAL})"
+)
 # A cut value is the gold's if it rounds to it, and never if they differ by more than this share of the larger.
 TOLERANCE = Fraction(1, 100)
 
@@ -26,7 +30,9 @@ def read(text: str) -> Written | None:
     Mixed numbers are sums (`1\frac{4}{5}`). None for anything else.
     """
     power = re.fullmatch(r"[+-]?\s*10\s*\^.*", text)
-    text = TEN_TO.sub(lambda match: ("" if match["one"] else "1") + f"e{match[2] or ''}{match[3] or match[4]}", text).strip()
+    text = TEN_TO.sub(
+        lambda match: ("" if match["one"] else "1") + f"e{match[2] or ''}{match[3] or match[4]}", text
+    ).strip()
     if match := SCALAR.fullmatch(text):
         digits = match[2].strip()
         cut = not power and not digits.isdigit()

@@ -10,28 +10,10 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
+import sympy
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
-from latex2sympy2_extended.latex2sympy2 import ConversionConfig
-from sympy import (
-    And,
-    Basic,
-    Complement,
-    Derivative,
-    EmptySet,
-    Expr,
-    FiniteSet,
-    I,
-    Integer,
-    Intersection,
-    Interval,
-    MatrixBase,
-    Pow,
-    Rational,
-    Set,
-    Symbol,
-    Union,
-    oo,
-)
+from latex2sympy2_extended.latex2sympy2 import And, ConversionConfig
+from sympy import Basic, Derivative, Expr, Integer, Interval, MatrixBase, Pow, Rational, Set, Symbol
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
@@ -43,7 +25,14 @@ NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_ope
 CASED = ConversionConfig(lowercase_symbols=False)
 # Letters that the parser takes for constants or functions (I_{1} would be the imaginary unit) get letters that nobody
 # uses; i alone is the imaginary unit, and e the base of the logarithm.
-LETTERS = {"I": r"\iota ", "E": r"\omicron ", "e": r"\varpi ", r"\gamma": r"\upsilon ", r"\Gamma": r"\Upsilon ", r"\top": r"\varrho "}
+LETTERS = {
+    "I": r"\iota ",
+    "E": r"\omicron ",
+    "e": r"\varpi ",
+    r"\gamma": r"\upsilon ",
+    r"\Gamma": r"\Upsilon ",
+    r"\top": r"\varrho ",
+}
 TAKEN = re.compile(r"\\[a-zA-Z]+|[IE]|e(?=_)")
 # What the parser drops, or reads as a product of letters.
 UNREADABLE = re.compile(r"\\(?:ldots|subset|supset|mod|pmod|perp|parallel|to|mapsto|\|)|:|\?|\d \d")
@@ -54,7 +43,12 @@ CONSTANTS = re.compile(r"[cCK](?:_.*)?")
 SCALES = (1, 1, -1, -1, 20, -20, 300, -300, 0, 0)
 POINTS = 3
 DIGITS = 60
-UNIONS, CUTS, MINUS = re.compile(r"\\cup(?![a-zA-Z])"), re.compile(r"\\cap(?![a-zA-Z])|,"), re.compile(r"\\setminus(?![a-zA-Z])")
+CUTS = re.compile(r"\\cap(?![a-zA-Z])|,")
+OPERATIONS = (
+    (re.compile(r"\\cup(?![a-zA-Z])"), sympy.Union),
+    (CUTS, sympy.Intersection),
+    (re.compile(r"\\setminus(?![a-zA-Z])"), sympy.Complement),
+)
 SUCH_THAT = re.compile(r"\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\\mid|\||:)(.*)")
 ELEMENT = re.compile(r"\s*([a-zA-Z])\s*\\in(?![a-zA-Z])(.*)")
 
@@ -108,7 +102,7 @@ def _set(text: str, names: set[Symbol]) -> Set:
     text = text.strip()
     if (text[:1] == "]" or text[-1:] == "[") and len(ends := split(text[1:-1], CUTS)) == 2:
         return Interval(*map(_parse, ends), text[0] in "(]", text[-1] in ")[")
-    for pattern, kind in ((UNIONS, Union), (CUTS, Intersection), (MINUS, Complement)):
+    for pattern, kind in OPERATIONS:
         if len(parts := split(text, pattern)) > 1:
             return kind(*[_set(part, names) for part in parts])
     if element := ELEMENT.fullmatch(text):
@@ -119,15 +113,15 @@ def _set(text: str, names: set[Symbol]) -> Set:
             return _set(condition[1], names)
         ends = [_parse(part) for part in split(bracket[1], CUTS)]
         if bracket[0] == "\\{":
-            return FiniteSet(*ends)
+            return sympy.FiniteSet(*ends)
         if len(ends) == 2 and all(end.is_extended_real for end in ends) and ends[0] < ends[1]:
             return Interval(*ends, bracket[0] in "(]", bracket[2] in ")[")
         if len(ends) == 1 and bracket[0] == "(":
             return _set(bracket[1], names)
     value = _parse(text)
-    if isinstance(value, Relational) or (isinstance(value, Basic) and type(value).__name__ == "And"):
+    if isinstance(value, Relational | And):
         names |= value.free_symbols
-        return And(*(part.doit() for part in (value.args if type(value).__name__ == "And" else [value]))).as_set()
+        return sympy.And(*(value.args if isinstance(value, And) else [value])).as_set()
     if isinstance(value, Set):
         return value.doit()
     raise UnparsedError(f"no set: {text}")
@@ -169,7 +163,9 @@ def _same_values(
 def _renamed(left: Expr, right: Expr) -> dict[Symbol, Symbol]:
     """Constants of integration may have another letter or case."""
     mine, theirs = left.free_symbols - right.free_symbols, right.free_symbols - left.free_symbols
-    pairs = [sorted((s for s in side if CONSTANTS.fullmatch(str(s))), key=lambda s: str(s)[1:]) for side in (mine, theirs)]
+    pairs = [
+        sorted((s for s in side if CONSTANTS.fullmatch(str(s))), key=lambda s: str(s)[1:]) for side in (mine, theirs)
+    ]
     same_index = [str(s)[1:] for s in pairs[0]] == [str(s)[1:] for s in pairs[1]]
     return dict(zip(*pairs, strict=True)) if same_index else {}
 
@@ -191,7 +187,7 @@ def _values(left: Expr, right: Expr) -> Iterator[tuple[Expr, Expr]]:
     names, generator, found = _names(left, right), random.Random(0), 0
     imaginary = Symbol("i", real=True) in left.free_symbols | right.free_symbols
     for scale in SCALES if names else (1,):
-        point: dict[str, Expr] = {"i": I}
+        point: dict[str, Expr] = {"i": sympy.I}
         for name in names:
             size = scale or generator.choice((1, -1, 3, -3))
             if INTEGERS.fullmatch(name):
@@ -223,11 +219,17 @@ def _value(expression: Expr, point: dict[str, Expr], imaginary: bool) -> Expr | 
     if not imaginary:
         # The real root of a negative number.
         value = value.replace(
-            lambda part: isinstance(part, Pow) and part.exp.is_Rational and part.exp.q % 2 and part.exp.q > 1 and part.base.is_negative,
+            lambda part: (
+                isinstance(part, Pow)
+                and part.exp.is_Rational
+                and part.exp.q % 2
+                and part.exp.q > 1
+                and part.base.is_negative
+            ),
             lambda part: (-1) ** part.exp.p * (-part.base) ** part.exp,
         )
     value = value if value.is_Rational else value.evalf(DIGITS, maxn=400)
-    parts = value.as_real_imag() if value.is_number and value.is_finite else [oo]
+    parts = value.as_real_imag() if value.is_number and value.is_finite else [sympy.oo]
     if not all(part.is_Float or part.is_Rational for part in parts) or (not imaginary and parts[1] != 0):
         return None
     return value

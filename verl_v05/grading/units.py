@@ -22,7 +22,10 @@ CHANGING = re.compile(
     r"without|only|\w*(?:hundred|thousand|million|billion|dozen)(?:th)?s|tens|halves|\w*(?:third|fourth|fifth|tenth)s)\b|"
     r"[百万亿不或至多少以上下左右倍半非无第]|千(?![米克瓦])"
 )
-LEADING = re.compile(r"\\text\s*\{\s*(?:there (?:are|is)|(?:the )?(?:final )?answer(?: is)?:?|exactly|(?:a )?total(?: of)?:?|is)\s*\}", re.I)
+LEADING = re.compile(
+    r"\\text\s*\{\s*(?:there (?:are|is)|(?:the )?(?:final )?answer(?: is)?:?|exactly|(?:a )?total(?: of)?:?|is)\s*\}",
+    re.I,
+)
 # Everything behind a value that can be its unit: words with powers, products and ratios.
 WORD = r"\\text\s*\{[^{}]*\}(?:\s*\^\s*\{?\s*-?\d\s*\}?)?"
 TAIL = re.compile(
@@ -38,7 +41,9 @@ def separate(text: str) -> tuple[str, str]:
         return text, ""
     words = re.sub(r"\b([ap])\s*\.\s*m\b\.?", r"\1m", TEXT.sub(r" \1 ", match[2]))
     value = match[1] + ")" * (match[1].count("(") - match[1].count(")"))
-    return value, " ".join(re.sub(r"\\cdot|[{}()~.]", " ", re.sub(r"(.)\\frac\s*\{(.*)\}\s*\{", r"\1\2/", words)).split())
+    return value, " ".join(
+        re.sub(r"\\cdot|[{}()~.]", " ", re.sub(r"(.)\\frac\s*\{(.*)\}\s*\{", r"\1\2/", words)).split()
+    )
 
 
 def ratio(answer: str, gold: str) -> Expr:
@@ -55,7 +60,9 @@ def ratio(answer: str, gold: str) -> Expr:
             raise UnparsedError(f"{answer} and {gold} are different units")
         return size
     words = answer or gold
-    if CHANGING.search(words) or not (re.search(r"[\u3400-\u9fff]", words) or _known(re.findall(r"[a-zA-Z]+", words)[-1])):
+    if CHANGING.search(words) or not (
+        re.search(r"[\u3400-\u9fff]", words) or _known(re.findall(r"[a-zA-Z]+", words)[-1])
+    ):
         raise UnparsedError(f"{words!r} is no unit")
     return S.One
 
@@ -77,7 +84,12 @@ def _unit(text: str) -> Expr:
 
 def _known(word: str) -> Expr | None:
     """A unit that sympy knows, else a symbol for a noun in the plural or of our list, else None."""
-    for name in (word, word.lower(), word.lower().removesuffix("s"), word.lower().replace("metre", "meter").rstrip("s")):
+    for name in (
+        word,
+        word.lower(),
+        word.lower().removesuffix("s"),
+        word.lower().replace("metre", "meter").rstrip("s"),
+    ):
         if name in SIGNS or isinstance(getattr(units, name, None), units.Quantity):
             return SIGNS.get(name) or getattr(units, name)
         if name in NAMES or name.replace("ee", "oo") in NAMES:

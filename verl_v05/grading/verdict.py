@@ -48,7 +48,7 @@ def quick_verdict(answer: str, ground_truth: object) -> Verdict | None:
     """The verdict where it costs microseconds (no gold, one spelling, two numbers), else None."""
     try:
         correct = quickly(answer, gold_text(ground_truth))
-    except (ValueError, SyntaxError):  # no gold
+    except ValueError:  # no gold
         return Verdict(False, answer, "unparsed")
     return None if correct is None else Verdict(correct, answer)
 
