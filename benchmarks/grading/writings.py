@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -261,6 +262,13 @@ def golds_of(folder: Path) -> pd.DataFrame:
             )
         tables.append(pd.DataFrame({"source": source, "id": ids, "gold": answers.map(gold_text)}))
     return pd.concat(tables, ignore_index=True)
+
+
+def hand_made(paths: Sequence[Path]) -> pd.DataFrame:
+    """The tries of files as rows: source (the file's name), gold, true, response; golds keep their types."""
+    lines = [(path.name, json.loads(line)) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [(name, case["ground_truth"], case["expected"], case["response"]) for name, case in lines]
+    return pd.DataFrame(rows, columns=["source", "gold", "true", "response"]).astype({"gold": object, "true": bool})
 
 
 def cases_of(golds: pd.DataFrame, seed: int) -> pd.DataFrame:

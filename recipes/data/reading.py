@@ -98,7 +98,7 @@ def read(source: Source, path: Path) -> tuple[pd.DataFrame, int]:
         id, problem, answer (text, outer whitespace stripped), and the number of rows in the file.
 
     Raises:
-        SourceError: a column is missing, an id has two rows, a problem or answer is empty, or an answer cannot be graded.
+        SourceError: a column is missing, an id has two rows, or a problem or answer is empty or unusable.
     """
     rows: dict[tuple[str, str, str], None] = {}
     count = 0

@@ -66,8 +66,10 @@ def gold_text(gold: object) -> str:
     Raises:
         ValueError: it has no answer: nothing, NaN, several keys, a solution without a complete box.
     """
-    if hasattr(gold, "tolist"):  # numpy; through text, since the nearest double of a float32 has other digits
-        gold = float(str(gold)) if getattr(gold, "shape", None) == () and gold.dtype.kind == "f" else gold.tolist()
+    if tolist := getattr(
+        gold, "tolist", None
+    ):  # numpy; a number by its text, since a float32 as a double has more digits
+        gold = float(str(gold)) if isinstance(tolist(), float) else tolist()
     if isinstance(gold, dict) and len(gold) == 1:
         return gold_text(*gold.values())
     if isinstance(gold, list | tuple) and gold:

@@ -192,7 +192,11 @@ def _members(text: str) -> list[str]:
 def _signs(text: str) -> list[str]:
     if not PLUS_MINUS.search(text):
         return [text]
-    return [PLUS_MINUS.sub(lambda match: signs[match[1] == "mp"], text) for signs in ("+-", "-+")]
+    upper = {"pm": "+", "mp": "-"}
+    return [
+        PLUS_MINUS.sub(lambda match: upper[match[1]], text),
+        PLUS_MINUS.sub(lambda match: "-+"[match[1] == "mp"], text),
+    ]
 
 
 def _matching(left: Sequence[str], right: Sequence[str]) -> bool:
@@ -220,12 +224,9 @@ def _equations(answer: str, gold: str) -> bool | None:
     if len(right) == 1:
         # Numbers of a chain must agree, and an unknown is solved for only where it stands alone.
         sides = [side for side in left[:-1] if not NAME.fullmatch(side)]
-        unknowns = [symbolic.unknowns(side) for side in sides]
-        return (
-            1 not in unknowns
-            and all(n or _same(s, left[-1]) for s, n in zip(sides, unknowns))
-            and _same(left[-1], gold)
-        )
+        counts = {side: symbolic.unknowns(side) for side in sides}
+        agree = all(count > 1 or (count == 0 and _same(side, left[-1])) for side, count in counts.items())
+        return agree and _same(left[-1], gold)
     if len(left) == 1:
         return bool(theirs) and _same(answer, right[-1])
     if len(right) > 2 and sum(bool(NAME.fullmatch(side)) for side in right) > 1:

@@ -12,15 +12,16 @@ class UnparsedError(ValueError):
     """Neither equal strings nor anything that can be compared."""
 
 
-# Signs whose compatibility form (NFKC) is another value or none.
-SIGNS = {
-    "−": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "•": r"\cdot ", "∗": "*", "÷": "/", "⁄": "/", "∞": r"\infty ",
-    "°": r"^\circ ", "º": r"^\circ ", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "±": r"\pm ", "∓": r"\mp ",
-    "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ", "∈": r"\in ", "≈": r"\approx ", "∅": r"\emptyset ",
-    "√": r"\surd ", "∛": r"\surd[3] ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
-    "⇒": r"\Rightarrow ", "∶": ":", "、": ",", "。": ".", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}",
-    "…": r"\ldots ", "′": "'", "∠": r"\angle ", "△": r"\triangle ",
-}  # fmt: skip
+# The first spelling of each group stands for all; other signs get their compatibility form (NFKC).
+GROUPS = r"""- −; / ÷ ⁄; * ∗; ^ **; : ∶; , 、; . 。; ' ′; ( \langle; ) \rangle; \times ×; \cdot · ⋅ •
+\pm ± +/-; \mp ∓; \infty ∞; ^\circ ° º \degree \degrees; \leq ≤ <= \le \leqslant; \geq ≥ >= \ge \geqslant; \neq ≠ != \ne; \cup ∪ \lor
+\cap ∩; \setminus ∖ \backslash; \in ∈; \approx ≈; \emptyset ∅ \varnothing; \surd √; \surd[3] ∛; \lfloor ⌊; \rfloor ⌋; \lceil ⌈
+\rceil ⌉; \Rightarrow ⇒ \implies; \mathbb{R} ℝ; \mathbb{Z} ℤ; \mathbb{N} ℕ; \ldots … ... \dots \cdots; \angle ∠
+\triangle △; | \vert \lvert \rvert; \| \Vert \lVert \rVert; \{ \lbrace; \} \rbrace; \frac \dfrac \tfrac \cfrac
+\text \mbox \mathrm \mathsf \textbf \textrm \textit \textnormal \operatorname; \binom \dbinom \tbinom; \log_{10} \lg
+~ \quad \qquad \displaystyle \limits \large \Large \bf \rm \left \right \middle \big \Big"""
+SPELLINGS = {sign: group.split()[0] for group in re.split("[;\n]", GROUPS) for sign in group.split()[1:]}
+SPELLING = re.compile(r"\\[a-zA-Z]+|>=|<=|!=|\*\*|\+/-|\.\.\.|[^\x00-\x7f]")
 FUNCTIONS = r"(?:arc|a)?(?:sin|cos|tan)h?|cot|sec|csc|ln|exp|sqrt|gcd|lcm|max|min|det|binom"
 GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|sigma|phi|omega|pi"
 # A word is at least three letters with a vowel, written apart from what may be a product, or one of these.
@@ -34,49 +35,33 @@ OPEN, CLOSE = "([{", ")]}"
 
 def _repeating(match: re.Match[str]) -> str:
     """The exact fraction of a repeating decimal."""
-    whole, fixed, period = (first or second or "" for first, second in zip(match.groups()[:3], match.groups()[3:]))
+    groups = match.groups("")
+    whole, fixed, period = (groups[index] or groups[index + 3] for index in range(3))
     nines = (10 ** len(period) - 1) * 10 ** len(fixed)
     return rf"\frac{{{int(whole + fixed + period) - int(whole + fixed or 0)}}}{{{nines}}}"
 
 
+CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound", "¥": "yuan"}
 Replacement = str | Callable[[re.Match[str]], str]
 _PATTERNS: list[tuple[str, Replacement]] = [
-    (r"(?<!\\)\\[()\[\]]|(?<!\\)\$|[`\"]|\x0c(?=rac)|\\(?:displaystyle|limits|[lL]arge|LARGE|bf|rm|it)(?![a-zA-Z])", " "),
-    (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?", ""),
-    (r"\\([dtc])(frac|binom)(?![a-z])", r"\\\2"),
+    (r"(?<!\\)\\[()\[\]]|(?<!\\)\$|[`\"]", " "),
     (r"\\frac\s*(\d)(?=\s*[\d{\\])", r"\\frac{\1}"),
     (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
     (r"\{,\}", ","),
     (r"\\!\s*|\\(?:hspace|vspace|label|tag|color)\s*\{[^{}]*\}", ""),
     (r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![a-zA-Z])|\s", " "),
     (r"\\(?:boldsymbol|mathbf|mathit|mathcal|bm|vec|hat|overrightarrow)\s*(?:\{([^{}]*)\}|([a-zA-Z]))", r"{\1\2}"),
-    (r"\\(?:mathrm|operatorname)\s*\{([deiC])\}", r"\1"),
-    (r"\^\s*(?:\{\s*(?:\\(?:mathrm|text)\s*\{\s*T\s*\}|T|\\top|\\intercal)\s*\}|(?:T|\\top|\\intercal)(?![a-zA-Z]))", r"^{\\top}"),
+    (r"\\text\s*\{([deiC])\}", r"\1"),
+    (r"\^\s*(?:\{\s*(?:\\text\s*\{\s*T\s*\}|T|\\top|\\intercal)\s*\}|(?:T|\\top|\\intercal)(?![a-zA-Z]))", r"^{\\top}"),
     (r"(?<=[a-zA-Z}])('+)", lambda match: r"^{" + r"\prime" * len(match[1]) + "}"),
     (r"_\s*([a-zA-Z\d])", r"_{\1}"),
-    (rf"\\operatorname\s*\{{({FUNCTIONS}|log)\}}", r"\\\1"),
-    (r"\\(?:mbox|mathrm|mathsf|textbf|textrm|textit|textnormal|operatorname)(?![a-zA-Z])", r"\\text"),
-    (r"\\lg(?![a-zA-Z])", r"\\log_{10}"),
+    (rf"\\text\s*\{{({FUNCTIONS}|log)\}}", r"\\\1"),
     (r"(?<![\\a-zA-Z])(?:np\.)?log\s*(\d*)\(", lambda match: rf"\log_{{{match[1]}}}(" if match[1] else r"\ln("),
     (rf"(?<![\\a-zA-Z])(?:np\.)?({FUNCTIONS}|{GREEK})(?![a-zA-Z])(?=\s*[({{]|(?<=pi|ta|ha|ma|da)|\s*\d)", r"\\\1 "),
     (r"\\a(sin|cos|tan)", r"\\arc\1"),
     (r"(?<![\\a-zA-Z])inf(?:inity)?(?![a-zA-Z])", r"\\infty"),
-    (r"\*\*", "^"),
-    (r"\\geqslant|\\ge(?![a-zA-Z])|>=", r"\\geq"),
-    (r"\\leqslant|\\le(?![a-zA-Z])|<=", r"\\leq"),
-    (r"\\ne(?![a-zA-Z])|\\not\s*=|!=", r"\\neq"),
-    (r"\\([lr])vert(?![a-zA-Z])", "|"),
-    (r"\\[lr]?Vert(?![a-zA-Z])", r"\\|"),
-    (r"\\varnothing|\\\{\s*\\\}", r"\\emptyset"),
-    (r"\\backslash(?![a-zA-Z])", r"\\setminus"),
-    (r"\\lor(?![a-zA-Z])", r"\\cup"),
-    (r"\\implies(?![a-zA-Z])", r"\\Rightarrow"),
-    (r"\\[lcd]?dots[bcm]?(?![a-zA-Z])|\.\.\.", r"\\ldots"),
-    (r"\+/-", r"\\pm"),
-    (r"\\lbrace(?![a-zA-Z])", r"\\{"),
-    (r"\\rbrace(?![a-zA-Z])", r"\\}"),
-    (r"\\langle(?![a-zA-Z])", "("),
-    (r"\\rangle(?![a-zA-Z])", ")"),
+    (r"\\\{\s*\\\}", r"\\emptyset"),
+    (r"\\not\s*=", r"\\neq"),
     (r"\\begin\s*\{cases\}(.*?)(?:\\\\\s*)?\\end\s*\{cases\}", lambda match: match[1].replace(r"\\", ", ")),
     (r"\{?\s*([^{}]+?)\s*\\over(?![a-z])\s*([^{}]+?)\s*\}?$", r"\\frac{\1}{\2}"),
     (r"C\s*_\{?(\d+)\}?\s*\^\{?(\d+)\}?|(?<![a-zA-Z\\])C\((\d+),\s*(\d+)\)", r"\\binom{\1\3}{\2\4}"),
@@ -85,7 +70,7 @@ _PATTERNS: list[tuple[str, Replacement]] = [
     (r"\\surd\s*(\[3\])?\s*(\d+(?:\.\d+)?|\\?[a-zA-Z]+)", lambda match: rf"\sqrt{match[1] or ''}{{{match[2]}}}"),
     (r"\\sqrt\s*(\[\d\])\s*(\w)", r"\\sqrt\1{\2}"),
     (r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}", r"\\binom{\1}{\2}"),
-    (r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}|(\d*)\.(\d*?)(\d+?)\6{1,}\s*\\ldots$", _repeating),
+    (r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}|(\d*)\.(\d{0,9}?)(\d{1,9}?)\6+\s*\\ldots", _repeating),
     (
         r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*\{?-?\d\}?)?\s*[({]?\s*)(\d[\d.]*)\s*\^\s*\{?\s*\\circ\s*\}?",
         r"\1\\frac{\2\\pi}{180}",
@@ -93,9 +78,12 @@ _PATTERNS: list[tuple[str, Replacement]] = [
     (r"(?<=\d) (?=\d{3}(?!\d))(?<!\d{4} )", ","),
     (r"\\text\s*\{\s*cis\s*\}\s*(\\frac\s*\{[^{}]*\}\s*\{[^{}]*\}|\([^()]*\)|\w+)", r"e^{i \1}"),
     # Units that are signs.
-    (r"\^\s*\{?\s*\\circ\s*\}?\s*([CF](?![a-zA-Z]))?|\\degrees?(?![a-zA-Z])", r"\\text{ degree \1}"),
+    (r"\^\s*\{?\s*\\circ\s*\}?\s*([CF](?![a-zA-Z]))?", r"\\text{ degree \1}"),
     (r"\\?%|\\text\s*\{\s*per ?cent\s*\}|per ?cent(?![a-z])", r"\\text{ percent}"),
-    (r"^(-?)\s*(?:\\\$|[€£¥]|(?:\\text\s*\{\s*)?Rs\.?\s*\}?(?=\d))\s*(-?[\d,]*\.?\d+)", r"\1\2\\text{ dollar }"),
+    (
+        r"^(-?)\s*(\\\$|[€£¥]|(?:\\text\s*\{\s*)?Rs\.?\s*\}?(?=\d))\s*(-?[\d,]*\.?\d+)",
+        lambda match: rf"{match[1]}{match[3]}\text{{ {CURRENCIES.get(match[2], 'rupee')} }}",
+    ),
     (r"\\\$", ""),
     (
         rf"\\text\s*\{{[^{{}}]*\}}|[\u3400-\u9fff]+|{WORD}(?:[\s.]+(?:{WORD}|(?:is|of|at|if|no|to|in)(?![a-zA-Z])))*",
@@ -112,18 +100,9 @@ COUNTED = re.compile(r"\s*([-+]?[\d.,/]+)\s+([^\W\d][^\d,]*)")
 JOINED = re.compile(r"\s*,?\s*(?<![a-zA-Z])(?:and|or|和|或)(?![a-zA-Z])\s*,?\s*")
 UNION = re.compile(r"(?<=[)\]}])\s*(?:\\text\s*\{\s*union\s*\}|U)\s*(?=[(\[\\])")
 RELATION = re.compile(r"[<>]|\\[lg]eq|\\neq")
-MAGNITUDES = {
-    "hundred": 2,
-    "thousand": 3,
-    "million": 6,
-    "billion": 9,
-    "trillion": 12,
-    "百": 2,
-    "千": 3,
-    "万": 4,
-    "亿": 8,
-}
-MAGNITUDE = re.compile(rf"(?<=\d)\s*\\text\s*\{{\s*({'|'.join(MAGNITUDES)}|dozen)(?!米|克)(?:(?<=[a-z])\b)?")
+MAGNITUDES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+              "百": 10**2, "千": 10**3, "万": 10**4, "亿": 10**8}  # fmt: skip
+MAGNITUDE = re.compile(rf"(?<=\d)\s*\\text\s*\{{\s*({'|'.join(MAGNITUDES)})(?!米|克|s)")
 THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
 
@@ -140,17 +119,14 @@ def tidy(text: str) -> str:
     """
     if re.search(r"[\x00-\x07\x0e-\x1f\x7f\ud800-\udfff]", text):
         raise UnparsedError("control characters")
-    if not text.isascii():
-        text = re.sub(r"[⁰¹²³⁴-ⁿ]+|[₀-ₜ]+", _script, text)
-        text = "".join(map(_ascii, text))
+    text = re.sub(r"[⁰¹²³⁴-ⁿ]+|[₀-ₜ]+", _script, text)
+    text = SPELLING.sub(_respelled, text)
     for pattern, replacement in REWRITES:
         text = pattern.sub(replacement, text)
     text = parenthesised(text)
     either = r" \cup " if RELATION.search(text) and re.search(r"\bor\b|或", text) else " , "
     text = TEXT.sub(lambda match: _words(match, either), text)
-    text = MAGNITUDE.sub(
-        lambda match: rf"\cdot {10 ** MAGNITUDES[match[1]] if match[1] in MAGNITUDES else 12}\text{{", text
-    )
+    text = MAGNITUDE.sub(lambda match: rf"\cdot {MAGNITUDES[match[1]]}\text{{", text)
     text = UNION.sub(r"\\cup ", text)
     if re.search(r"\S, ", text) or not re.search(r"[(\[]", text):
         text = THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
@@ -162,10 +138,15 @@ def _script(match: re.Match[str]) -> str:
     return ("^" if unicodedata.decomposition(match[0][0]).startswith("<super>") else "_") + "{" + digits + "}"
 
 
+def _respelled(match: re.Match[str]) -> str:
+    sign = match[0]
+    if sign in SPELLINGS:
+        return SPELLINGS[sign] + " " * (sign[0] != "\\" and SPELLINGS[sign][0] == "\\")
+    return sign if sign.isascii() else _ascii(sign)
+
+
 @functools.cache
 def _ascii(sign: str) -> str:
-    if sign.isascii() or sign in SIGNS:
-        return SIGNS.get(sign, sign)
     kind, name = unicodedata.category(sign), unicodedata.name(sign, "")
     if kind in ("Cf", "Pi", "Pf"):  # invisible signs, quotation marks
         return ""
@@ -173,9 +154,10 @@ def _ascii(sign: str) -> str:
         letter = name.split()[-1]
         return "\\" + (letter.lower() if "SMALL" in name else letter.capitalize()) + " "
     plain = unicodedata.normalize("NFKC", sign)
-    if "\u2044" in plain:
-        return r"\frac{%s}{%s}" % tuple(plain.split("\u2044"))
-    return "-" if kind == "Pd" else "".join(SIGNS.get(part, part) for part in plain)
+    numerator, slash, denominator = plain.partition("\u2044")
+    if slash:
+        return rf"\frac{{{numerator}}}{{{denominator}}}"
+    return "-" if kind == "Pd" else "".join(SPELLINGS.get(part, part) for part in plain)
 
 
 def _words(match: re.Match[str], either: str) -> str:

@@ -25,14 +25,8 @@ NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_ope
 CASED = ConversionConfig(lowercase_symbols=False)
 # Letters that the parser takes for constants or functions (I_{1} would be the imaginary unit) get letters that nobody
 # uses; i alone is the imaginary unit, and e the base of the logarithm.
-LETTERS = {
-    "I": r"\iota ",
-    "E": r"\omicron ",
-    "e": r"\varpi ",
-    r"\gamma": r"\upsilon ",
-    r"\Gamma": r"\Upsilon ",
-    r"\top": r"\varrho ",
-}
+LETTERS = {"I": r"\iota ", "E": r"\omicron ", "e": r"\varpi ", r"\gamma": r"\upsilon ", r"\Gamma": r"\Upsilon ",
+           r"\top": r"\varrho "}  # fmt: skip
 TAKEN = re.compile(r"\\[a-zA-Z]+|[IE]|e(?=_)")
 # What the parser drops, or reads as a product of letters.
 UNREADABLE = re.compile(r"\\(?:ldots|subset|supset|mod|pmod|perp|parallel|to|mapsto|\|)|:|\?|\d \d")
@@ -53,7 +47,7 @@ SUCH_THAT = re.compile(r"\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\\mid
 ELEMENT = re.compile(r"\s*([a-zA-Z])\s*\\in(?![a-zA-Z])(.*)")
 
 
-def same(answer: str, gold: str, factor: Expr = Integer(1)) -> bool:
+def same(answer: str, gold: str, factor: Expr = sympy.S.One) -> bool:
     """Whether an answer times a factor has the value of a gold, both without list structure.
 
     Raises:
@@ -100,8 +94,8 @@ def unknowns(text: str) -> int:
 
 def _set(text: str, names: set[Symbol]) -> Set:
     text = text.strip()
-    if (text[:1] == "]" or text[-1:] == "[") and len(ends := split(text[1:-1], CUTS)) == 2:
-        return Interval(*map(_parse, ends), text[0] in "(]", text[-1] in ")[")
+    if text[:1] == "]" or text[-1:] == "[":  # ]0, 1[ is (0, 1)
+        text = text[0].replace("]", "(") + text[1:-1] + text[-1].replace("[", ")")
     for pattern, kind in OPERATIONS:
         if len(parts := split(text, pattern)) > 1:
             return kind(*[_set(part, names) for part in parts])
@@ -114,8 +108,8 @@ def _set(text: str, names: set[Symbol]) -> Set:
         ends = [_parse(part) for part in split(bracket[1], CUTS)]
         if bracket[0] == "\\{":
             return sympy.FiniteSet(*ends)
-        if len(ends) == 2 and all(end.is_extended_real for end in ends) and ends[0] < ends[1]:
-            return Interval(*ends, bracket[0] in "(]", bracket[2] in ")[")
+        if len(ends) == 2 and all(isinstance(end, Expr) for end in ends) and ends[0] < ends[1]:
+            return Interval(*ends, bracket[0] == "(", bracket[2] == ")")
         if len(ends) == 1 and bracket[0] == "(":
             return _set(bracket[1], names)
     value = _parse(text)
@@ -163,11 +157,10 @@ def _same_values(
 def _renamed(left: Expr, right: Expr) -> dict[Symbol, Symbol]:
     """Constants of integration may have another letter or case."""
     mine, theirs = left.free_symbols - right.free_symbols, right.free_symbols - left.free_symbols
-    pairs = [
-        sorted((s for s in side if CONSTANTS.fullmatch(str(s))), key=lambda s: str(s)[1:]) for side in (mine, theirs)
+    indices = [
+        {str(symbol)[1:]: symbol for symbol in side if CONSTANTS.fullmatch(str(symbol))} for side in (mine, theirs)
     ]
-    same_index = [str(s)[1:] for s in pairs[0]] == [str(s)[1:] for s in pairs[1]]
-    return dict(zip(*pairs, strict=True)) if same_index else {}
+    return {symbol: indices[1][index] for index, symbol in indices[0].items() if index in indices[1]}
 
 
 def _close(mine: Expr, theirs: Expr) -> bool:
@@ -198,7 +191,7 @@ def _values(left: Expr, right: Expr) -> Iterator[tuple[Expr, Expr]]:
         if values[0] is not None and values[1] is not None:
             found += 1
             yield values[0], values[1]
-        elif names and (values[0] is None) != (values[1] is None) and not all(map(INTEGERS.fullmatch, names)):
+        elif names and values != [None, None] and not (left + right).has(sympy.factorial, sympy.binomial):
             raise UnparsedError(f"{left} and {right} have values at different points")
     if found < (POINTS if names else 1):
         raise UnparsedError(f"no value of {left} or {right}")
@@ -207,6 +200,12 @@ def _values(left: Expr, right: Expr) -> Iterator[tuple[Expr, Expr]]:
 def _names(*expressions: Expr) -> list[str]:
     unknowns = {atom for side in expressions for atom in side.free_symbols | side.atoms(AppliedUndef, Derivative)}
     return sorted({str(unknown) for unknown in unknowns} - {"i"})
+
+
+def _negative_root(part: Basic) -> bool:
+    return (
+        isinstance(part, Pow) and part.exp.is_Rational and part.exp.q > 1 and part.exp.q % 2 and part.base.is_negative
+    )
 
 
 def _value(expression: Expr, point: dict[str, Expr], imaginary: bool) -> Expr | None:
@@ -218,16 +217,7 @@ def _value(expression: Expr, point: dict[str, Expr], imaginary: bool) -> Expr | 
     value = expression.doit()
     if not imaginary:
         # The real root of a negative number.
-        value = value.replace(
-            lambda part: (
-                isinstance(part, Pow)
-                and part.exp.is_Rational
-                and part.exp.q % 2
-                and part.exp.q > 1
-                and part.base.is_negative
-            ),
-            lambda part: (-1) ** part.exp.p * (-part.base) ** part.exp,
-        )
+        value = value.replace(_negative_root, lambda part: (-1) ** part.exp.p * (-part.base) ** part.exp)
     value = value if value.is_Rational else value.evalf(DIGITS, maxn=400)
     parts = value.as_real_imag() if value.is_number and value.is_finite else [sympy.oo]
     if not all(part.is_Float or part.is_Rational for part in parts) or (not imaginary and parts[1] != 0):

@@ -11,7 +11,7 @@ from verl_v05.grading.latex import TEXT, UnparsedError
 
 SIGNS = {"mph": units.mile / units.hour, "kmph": units.km / units.hour, "sec": units.second, "hr": units.hour,
          "min": units.minute, "h": units.hour, "s": units.second, "in": units.inch}  # fmt: skip
-NAMES = "dollar cent usd euro rupee people men women children person am pm celsius square cubic unit of the way".split()
+NAMES = "dollar cent usd euro yuan rupee people men women children am pm celsius unit way".split()
 POWERS = {"square": 2, "cubic": 3}
 SIZES = {"percent": S(1) / 100, "degree": pi / 180}
 BASE = [units.meter, units.kilogram, units.second]
@@ -28,9 +28,9 @@ LEADING = re.compile(
 )
 # Everything behind a value that can be its unit: words with powers, products and ratios.
 WORD = r"\\text\s*\{[^{}]*\}(?:\s*\^\s*\{?\s*-?\d\s*\}?)?"
-TAIL = re.compile(
-    rf"(.*?[^\s\\{{/(])([\s(/~]*(?:\\cdot)?\s*(?:{WORD}|\\frac\s*\{{\s*(?:{WORD}\s*)+\}}\s*\{{\s*(?:{WORD}\s*)+\}}|\s[ms](?![a-z])|[\s/()]|\\cdot)+)"
-)
+GROUP = rf"\{{\s*(?:{WORD}\s*)+\}}"
+TAIL = re.compile(rf"(.*?[^\s\\{{/(])([\s(/~]*(?:\\cdot)?\s*(?:{WORD}|\\frac\s*{GROUP}\s*{GROUP}|[\s/()]|\\cdot)+)")
+FRACTION = re.compile(r"\\frac\s*\{(.*)\}\s*\{")
 ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?")
 
 
@@ -40,10 +40,9 @@ def separate(text: str) -> tuple[str, str]:
     if "\\text" not in text or not (match := TAIL.fullmatch(text)) or match[1].endswith(("_", "^", "=")):
         return text, ""
     words = re.sub(r"\b([ap])\s*\.\s*m\b\.?", r"\1m", TEXT.sub(r" \1 ", match[2]))
+    words = re.sub(r"[A-Za-z]{3,}|\b[AP]M\b", lambda word: word[0].lower(), FRACTION.sub(r"\1/", words))
     value = match[1] + ")" * (match[1].count("(") - match[1].count(")"))
-    return value, " ".join(
-        re.sub(r"\\cdot|[{}()~.]", " ", re.sub(r"(.)\\frac\s*\{(.*)\}\s*\{", r"\1\2/", words)).split()
-    )
+    return value, " ".join(re.sub(r"\\cdot|[{}()~.]", " ", words).split())
 
 
 def ratio(answer: str, gold: str) -> Expr:
@@ -52,7 +51,7 @@ def ratio(answer: str, gold: str) -> Expr:
     Raises:
         UnparsedError: they measure different things, or the words of one side are no unit.
     """
-    if answer.lower() == gold.lower():
+    if answer == gold:
         return S.One
     if answer and gold:
         size = convert_to(_unit(answer) / _unit(gold), BASE)
@@ -60,9 +59,8 @@ def ratio(answer: str, gold: str) -> Expr:
             raise UnparsedError(f"{answer} and {gold} are different units")
         return size
     words = answer or gold
-    if CHANGING.search(words) or not (
-        re.search(r"[\u3400-\u9fff]", words) or _known(re.findall(r"[a-zA-Z]+", words)[-1])
-    ):
+    last = re.findall(r"[^\W\d_]+", words)[-1]
+    if CHANGING.search(words) or not (last >= "\u3400" or _known(last)):
         raise UnparsedError(f"{words!r} is no unit")
     return S.One
 
@@ -84,14 +82,9 @@ def _unit(text: str) -> Expr:
 
 def _known(word: str) -> Expr | None:
     """A unit that sympy knows, else a symbol for a noun in the plural or of our list, else None."""
-    for name in (
-        word,
-        word.lower(),
-        word.lower().removesuffix("s"),
-        word.lower().replace("metre", "meter").rstrip("s"),
-    ):
+    for name in (word, word.removesuffix("s"), word.replace("metre", "meter").removesuffix("s")):
         if name in SIGNS or isinstance(getattr(units, name, None), units.Quantity):
             return SIGNS.get(name) or getattr(units, name)
-        if name in NAMES or name.replace("ee", "oo") in NAMES:
+        if name.lower() in NAMES:
             return Symbol(name)
-    return Symbol(word.lower()[:-1]) if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else None
+    return Symbol(word[:-1]) if re.fullmatch(r".{3,}[^s]s", word) else None
