@@ -178,12 +178,14 @@ def _values(left: Expr, right: Expr) -> Iterator[tuple[Expr, Expr]]:
         UnparsedError: there are too few points with values.
     """
     names, generator, found = _names(left, right), random.Random(0), 0
+    # Steps agree almost everywhere with their neighbours: x at integers too.
+    stepped = (left + right).has(sympy.floor, sympy.ceiling)
     imaginary = Symbol("i", real=True) in left.free_symbols | right.free_symbols
     for scale in SCALES if names else (1,):
         point: dict[str, Expr] = {"i": sympy.I}
         for name in names:
             size = scale or generator.choice((1, -1, 3, -3))
-            if INTEGERS.fullmatch(name):
+            if INTEGERS.fullmatch(name) or (stepped and not scale):
                 point[name] = Integer(size // abs(size) * generator.randint(abs(size) + 1, abs(size) + 12))
             else:
                 point[name] = Rational(size * generator.randint(300, 2700), 1009)

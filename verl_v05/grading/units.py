@@ -27,9 +27,12 @@ LEADING = re.compile(
     re.I,
 )
 # Everything behind a value that can be its unit: words with powers, products and ratios.
-WORD = r"\\text\s*\{[^{}]*\}(?:\s*\^\s*\{?\s*-?\d\s*\}?)?"
-GROUP = rf"\{{\s*(?:{WORD}\s*)+\}}"
-TAIL = re.compile(rf"(.*?[^\s\\{{/(])([\s(/~]*(?:\\cdot)?\s*(?:{WORD}|\\frac\s*{GROUP}\s*{GROUP}|[\s/()]|\\cdot)+)")
+# Possessive, so that a text that does not match costs no more than its square.
+WORD = r"\\text\s*+\{[^{}]*+\}(?:\s*+\^\s*+\{?\s*+-?\d\s*+\}?)?+"
+GROUP = rf"\{{\s*+(?:{WORD}\s*+)++\}}"
+TAIL = re.compile(
+    rf"(.*?[^\s\\{{/(])([\s(/~]*+(?:\\cdot)?+\s*+(?:{WORD}|\\frac\s*+{GROUP}\s*+{GROUP}|[\s/()]|\\cdot)++)"
+)
 FRACTION = re.compile(r"\\frac\s*\{(.*)\}\s*\{")
 ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?")
 
