@@ -23,7 +23,7 @@ GROUPS = r"""- −; / ÷ ⁄; * ∗; ^ **; : ∶; , 、; . 。; ' ′; ( \langle
 ~ \quad \qquad \displaystyle \limits \large \Large \bf \rm \left \right \middle \big \Big"""
 SPELLINGS = {sign: group.split()[0] for group in re.split("[;\n]", GROUPS) for sign in group.split()[1:]}
 SPELLING = re.compile(r"\\[a-zA-Z]+|>=|<=|!=|\*\*|\+/-|\.\.\.|[^\x00-\x7f]")
-FUNCTIONS = r"(?:arc|a)?(?:sin|cos|tan)h?|cot|sec|csc|ln|exp|sqrt|gcd|lcm|max|min|det|binom"
+FUNCTIONS = r"(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|exp|sqrt|gcd|lcm|max|min|det|binom"
 GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|sigma|phi|omega|pi"
 # A word is at least three letters with a vowel, written apart from what may be a product, or one of these.
 UNITS = (
@@ -59,7 +59,6 @@ _PATTERNS: list[tuple[str, Replacement]] = [
     (rf"\\text\s*\{{({FUNCTIONS}|log)\}}", r"\\\1"),
     (r"(?<![\\a-zA-Z])(?:np\.)?log\s*(\d*)\(", lambda match: rf"\log_{{{match[1]}}}(" if match[1] else r"\ln("),
     (rf"(?<![\\a-zA-Z])(?:np\.)?({FUNCTIONS}|{GREEK})(?![a-zA-Z])(?=\s*[({{]|(?<=pi|ta|ha|ma|da)|\s*\d)", r"\\\1 "),
-    (r"\\a(sin|cos|tan)", r"\\arc\1"),
     (r"(?<![\\a-zA-Z])inf(?:inity)?(?![a-zA-Z])", r"\\infty"),
     (r"\\\{\s*\\\}", r"\\emptyset"),
     (r"\\not\s*=", r"\\neq"),
@@ -69,7 +68,6 @@ _PATTERNS: list[tuple[str, Replacement]] = [
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times "),
     (r"(?<![\\\d,])(?<!\d )(\d+) (\d+)/(\d+)", r"\1\\frac{\2}{\3}"),
     (r"\\surd\s*(\[3\])?\s*(\d+(?:\.\d+)?|\\?[a-zA-Z]+)", lambda match: rf"\sqrt{match[1] or ''}{{{match[2]}}}"),
-    (r"\\sqrt\s*(\[\d\])\s*(\w)", r"\\sqrt\1{\2}"),
     (r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}", r"\\binom{\1}{\2}"),
     (r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}|(\d*)\.(\d{0,9}?)(\d{1,9}?)\6+\s*\\ldots", _repeating),
     (
@@ -90,8 +88,6 @@ _PATTERNS: list[tuple[str, Replacement]] = [
         rf"\\text\s*\{{[^{{}}]*\}}|[\u3400-\u9fff]+|{WORD}(?:[\s.]+(?:{WORD}|(?:is|of|at|if|no|to|in)(?![a-zA-Z])))*",
         lambda match: match[0] if match[0][0] == "\\" else rf"\text{{ {match[0]} }}",
     ),
-    (r"\}\s*\\text\s*\{(?<=\w \}\\text\{)", " "),
-    (r" {2,}", " "),
 ]  # fmt: skip
 REWRITES = [(re.compile(pattern, re.DOTALL), replacement) for pattern, replacement in _PATTERNS]
 CALL = re.compile(r"(\\(?:sqrt|surd)(?:\[\d+\])?|\^|(?<![\\a-zA-Z])abs)\s*\(")
