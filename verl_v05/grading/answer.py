@@ -66,9 +66,10 @@ def gold_text(gold: object) -> str:
     Raises:
         ValueError: it has no answer: nothing, NaN, several keys, a solution without a complete box.
     """
-    if tolist := getattr(
-        gold, "tolist", None
-    ):  # numpy; a number by its text, since a float32 as a double has more digits
+    if isinstance(gold, str) and gold.isdecimal():  # nearly every gold in training
+        return gold
+    if tolist := getattr(gold, "tolist", None):  # numpy
+        # By its text: a float32 has more digits as a double.
         gold = float(str(gold)) if isinstance(tolist(), float) else tolist()
     if isinstance(gold, dict) and len(gold) == 1:
         return gold_text(*gold.values())
@@ -98,16 +99,16 @@ def _boxed(text: str, boxes: list[re.Match[str]]) -> str | None:
     start = len(text)
     for match in reversed(boxes):
         box = _content(text, match)
-        if box is None:
+        if box is None or (contents and not _joined(text, box[1], start)):
             break
-        if PLACEHOLDER.fullmatch(box[0]) and not contents:
-            continue
-        between = start - box[1]
-        if contents and not (0 <= between <= BETWEEN_LIMIT and BETWEEN_BOXES.fullmatch(text, box[1], start)):
-            break
-        contents.append(box[0])
-        start = match.start()
+        if contents or not PLACEHOLDER.fullmatch(box[0]):
+            contents.append(box[0])
+            start = match.start()
     return ", ".join(reversed(contents)).strip()
+
+
+def _joined(text: str, end: int, start: int) -> bool:
+    return 0 <= start - end <= BETWEEN_LIMIT and bool(BETWEEN_BOXES.fullmatch(text, end, start))
 
 
 def _content(text: str, match: re.Match[str]) -> tuple[str, int] | None:
