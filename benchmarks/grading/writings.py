@@ -266,9 +266,10 @@ def golds_of(folder: Path) -> pd.DataFrame:
 
 def hand_made(paths: Sequence[Path]) -> pd.DataFrame:
     """The tries of files as rows: source (the file's name), gold, true, response; golds keep their types."""
+    # Columns of objects: pandas' own strings refuse half a surrogate pair, which a model may write.
     lines = [(path.name, json.loads(line)) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
     rows = [(name, case["ground_truth"], case["expected"], case["response"]) for name, case in lines]
-    return pd.DataFrame(rows, columns=["source", "gold", "true", "response"]).astype({"gold": object, "true": bool})
+    return pd.DataFrame(rows, columns=["source", "gold", "true", "response"], dtype=object).astype({"true": bool})
 
 
 def cases_of(golds: pd.DataFrame, seed: int) -> pd.DataFrame:
