@@ -39,6 +39,8 @@ def test_no_wrong_answer_of_a_kind_is_rewarded_and_right_ones_are_not_refused(
         (r"\lceil x\rceil", r"\lfloor x\rfloor+1"),
         (r"\ln x+\ln y", r"\ln(xy)"),
         ("E", "e"),
+        ("0", "e^{-1000}"),
+        (r"\angle ACB", r"\angle ABC"),
         ("[2, 1]", "(2, 1)"),
         ("a_{12}", "A_{12}"),
     ],

@@ -42,6 +42,10 @@ def _repeating(match: re.Match[str]) -> str:
     return rf"\frac{{{int(whole + fixed + period) - int(whole + fixed or 0)}}}{{{nines}}}"
 
 
+def _angle(match: re.Match[str]) -> str:
+    return rf"\vartheta_{{{min(match[1], match[3])}{match[2]}{max(match[1], match[3])}}}"
+
+
 CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound", "¥": "yuan"}
 Replacement = str | Callable[[re.Match[str]], str]
 _PATTERNS: list[tuple[str, Replacement]] = [
@@ -68,6 +72,8 @@ _PATTERNS: list[tuple[str, Replacement]] = [
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times "),
     (r"(?<![\\\d,])(?<!\d )(\d+) (\d+)/(\d+)", r"\1\\frac{\2}{\3}"),
     (r"\\surd\s*(\[3\])?\s*(\d+(?:\.\d+)?|\\?[a-zA-Z]+)", lambda match: rf"\sqrt{match[1] or ''}{{{match[2]}}}"),
+    # The vertex stands in the middle, the ends in any order.
+    (r"\\angle\s*([A-Z])\s*([A-Z])\s*([A-Z])(?![_A-Za-z])", _angle),
     (r"\\sqrt\s*(\[\d\])\s*(\w)", r"\\sqrt\1{\2}"),
     (r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}", r"\\binom{\1}{\2}"),
     (r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}|(\d*)\.(\d{0,9}?)(\d{1,9}?)\6+\s*\\ldots", _repeating),

@@ -166,7 +166,14 @@ def _renamed(left: Expr, right: Expr) -> dict[Symbol, Symbol]:
 def _close(mine: Expr, theirs: Expr) -> bool:
     if mine.is_Rational and theirs.is_Rational:
         return mine == theirs
-    return bool(abs(mine - theirs) <= Rational(1, 10**40) * max(abs(mine), abs(theirs), Rational(1, 10**40)))
+    if all(map(_vanishes, (mine, theirs))):
+        return True
+    return bool(abs(mine - theirs) <= Rational(1, 10**40) * max(abs(mine), abs(theirs)))
+
+
+def _vanishes(value: Expr) -> bool:
+    # A precision of one bit is how sympy marks a value of which no digit differs from zero.
+    return all(part == 0 or (part.is_Float and part._prec == 1) for part in value.as_real_imag())
 
 
 def _values(left: Expr, right: Expr) -> Iterator[tuple[Expr, Expr]]:
