@@ -13,8 +13,9 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from recipes.data import reading
-from recipes.data.reading import SourceError, find, gold, read
+from recipes.data.reading import SourceError, find, read
 from recipes.data.sources import SOURCES, Source
+from verl_v05.grading.answer import gold_text
 
 BY_NAME = {source.name: source for source in SOURCES}
 DAPO_PROMPT = (
@@ -223,12 +224,25 @@ def test_a_prompt_that_is_text_is_named_with_the_form_it_should_have(tmp_path: P
         ("$\\frac{1}{2}$", "\\frac{1}{2}"),
         ("$1$ or $2$", "$1$ or $2$"),
         ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
-        ("\\boxed{1} or \\boxed{2}", "\\boxed{1} or \\boxed{2}"),
+        ("\\boxed{1} or \\boxed{2}", "1, 2"),
+        ("So it is $\\boxed{7}$, as 3 + 4 = 7.", "7"),
+        ("2+2=4\n#### 4", "4"),
+        ({"value": "5"}, "5"),
+        ("['1']", "1"),
+        ("[1,2]", "[1,2]"),
+        (True, "True"),
         ("np.arcsin(10/13)", "np.arcsin(10/13)"),
     ],
 )
-def test_golds_lose_their_wrapping_only(published: Any, text: str) -> None:
-    assert gold(published) == text
+def test_golds_are_read_out_of_their_wrapping(published: Any, text: str) -> None:
+    assert gold_text(published) == text
+
+
+@pytest.mark.parametrize("published", [float("nan"), "NaN", {"value": "5", "unit": "m"}, "so \\boxed{5", [], "####"])
+def test_a_row_whose_answer_nobody_can_match_stops_the_run(tmp_path: Path, published: Any) -> None:
+    path = write(tmp_path, "a.jsonl", [{"id": "1", "problem": "p", "answer": published}])
+    with pytest.raises(SourceError, match="aime24: row 0 .* cannot be graded"):
+        read(BY_NAME["aime24"], path)
 
 
 def test_sources_are_the_ones_of_the_metrics() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
 
-from verl_v05.grading.answer import final_answer
+from verl_v05.grading.answer import final_answer, gold_text
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,33 @@ def test_a_megabyte_costs_no_more_than_a_second_or_two(response: str) -> None:
     started = time.perf_counter()
     final_answer(response)
     assert time.perf_counter() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        (np.float64(2.5), "2.5"),
+        (np.float32(0.1), "0.1"),
+        (np.float64(4.0), "4"),
+        (np.int64(7), "7"),
+        (np.array(["7"], dtype=object), "7"),
+        (np.array([1.0, 2.5]), "1, 2.5"),
+        (0.1 + 0.2, "0.3"),
+        (True, "True"),
+        ({"value": "5"}, "5"),
+        ("{'value': '5'}", "5"),
+        ("3+4=7\n#### 7", "7"),
+        (r"We get $\boxed{\frac12}$.", r"\frac12"),
+        (r"\(x^2\)", "x^2"),
+    ],
+)
+def test_a_gold_of_any_type_is_the_text_of_its_answer(gold: object, text: str) -> None:
+    assert gold_text(gold) == text
+
+
+@pytest.mark.parametrize(
+    "gold", [None, float("inf"), np.float64("nan"), {}, {"a": 1, "b": 2}, (), "None", "['", object()]
+)
+def test_a_gold_without_an_answer_is_an_error(gold: object) -> None:
+    with pytest.raises(ValueError, match="answer"):
+        gold_text(gold)

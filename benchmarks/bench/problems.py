@@ -15,6 +15,7 @@ import pandas as pd
 from benchmarks.bench import BenchError
 from recipes.data.sources import TESTS
 from value_model.files import lfs_pointer_problem
+from verl_v05.grading.answer import gold_text
 
 BENCHMARKS = tuple(source.name for source in TESTS)
 
@@ -34,7 +35,7 @@ def read_benchmark(folder: Path, name: str) -> list[Problem]:
     """The problems of ``folder/name.parquet``, rows in verl's format.
 
     Raises:
-        BenchError: there is no such file, a column is missing, or an id occurs twice.
+        BenchError: there is no such file, a column is missing, an id occurs twice, or a gold cannot be graded.
     """
     path = folder / f"{name}.parquet"
     if not path.is_file():
@@ -94,11 +95,15 @@ def _chat(prompt: Any) -> tuple[tuple[str, str], ...]:
 
 def _problem(benchmark: str, row: dict[str, Any]) -> Problem:
     info = row["extra_info"]
+    try:
+        gold = gold_text(row["reward_model"]["ground_truth"])
+    except ValueError as error:
+        raise BenchError(f"{benchmark}, problem {info['id']}: its gold cannot be graded: {error}") from None
     return Problem(
         benchmark=benchmark,
         id=str(info["id"]),
         chat=_chat(row["prompt"]),
-        gold=str(row["reward_model"]["ground_truth"]),
+        gold=gold,
         contaminated=bool(info.get("contaminated", False)),
     )
 

@@ -2,7 +2,8 @@
 
 `python -m benchmarks.grading --data data/test` writes every gold as models write answers, each of them true, and as
 wrong answers; every scorer grades all of them. The folder holds a parquet file for each benchmark (made by `python -m
-recipes.data`) or a jsonl file with `id` and `answer`. Writes benchmarks/grading/README.md.
+recipes.data`) or a jsonl file with `id` and `answer`. `--cases` are hand-made tries, a line each: `response`,
+`ground_truth`, `expected` (is it right?). Writes benchmarks/grading/README.md.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import pandas as pd
 from rich.console import Console
 
 from benchmarks.grading.scorers import OUR, SCORERS, grade_all, judge_all
-from benchmarks.grading.writings import cases_of, golds_of
+from benchmarks.grading.writings import cases_of, golds_of, hand_made
 from value_model.files import write_text
 
 TEMPLATE = Path(__file__).parent / "page.md"
 PAGE = Path(__file__).parent / "README.md"
+OWN_CASES = Path(__file__).parent / "own_cases.jsonl"
 
 
 def table(cases: pd.DataFrame, by: str, scorers: Sequence[str], wrong: Callable[[pd.DataFrame], pd.DataFrame]) -> str:
@@ -40,12 +42,13 @@ def listing(rows: pd.DataFrame) -> str:
     )
 
 
-def page(cases: pd.DataFrame, sample: pd.DataFrame, rates: pd.Series, most: int, seed: int) -> str:
+def page(cases: pd.DataFrame, sample: pd.DataFrame, hand: pd.DataFrame, rates: pd.Series, most: int, seed: int) -> str:
     """Markdown of the whole page.
 
     Args:
         cases: all of them with the verdicts of ``OUR``.
         sample: some of them with the verdicts of every scorer.
+        hand: the hand-made cases with the verdicts of every scorer.
         rates: grades a second of every scorer, by name.
         most, seed: of the sample.
     """
@@ -60,6 +63,8 @@ def page(cases: pd.DataFrame, sample: pd.DataFrame, rates: pd.Series, most: int,
         wrong=(~cases["true"]).sum(),
         missed=len(misses),
         accepted=len(accepts),
+        hand_positives=table(hand[~hand["true"]], "source", rates.index, lambda verdicts: verdicts),
+        hand_negatives=table(hand[hand["true"]], "source", rates.index, lambda verdicts: ~verdicts),
         negatives_by_benchmark=table(true, "source", rates.index, lambda verdicts: ~verdicts),
         negatives_by_writing=table(true, "writing", rates.index, lambda verdicts: ~verdicts),
         positives_by_writing=table(wrong, "writing", rates.index, lambda verdicts: verdicts),
@@ -73,6 +78,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the six benchmarks")
+    parser.add_argument("--cases", type=Path, nargs="*", default=[OWN_CASES], help="files of hand-made tries")
     parser.add_argument("--out", type=Path, default=PAGE)
     parser.add_argument("--scorers", nargs="*", default=list(SCORERS), choices=list(SCORERS))
     parser.add_argument("--most", type=int, default=30, help="responses a writing and benchmark for the other scorers")
@@ -86,7 +92,9 @@ def main() -> None:
     console.print(f"{OUR}: {rate:.0f} a second")
     sample = cases.sample(frac=1, random_state=args.seed).groupby(["writing", "source"]).head(args.most)
     sample, rates = judge_all(sample.sort_index(), args.scorers, args.workers, console)
-    write_text(args.out, page(cases, sample, pd.concat([pd.Series({OUR: rate}), rates]), args.most, args.seed))
+    hand, _ = grade_all(hand_made(args.cases), args.workers)
+    hand, _ = judge_all(hand, args.scorers, args.workers, console)
+    write_text(args.out, page(cases, sample, hand, pd.concat([pd.Series({OUR: rate}), rates]), args.most, args.seed))
     console.print(f"wrote {args.out}")
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from sympy import Expr, expand, factor, latex, nan, zoo
 
 from recipes.data.sources import TESTS
+from verl_v05.grading.answer import gold_text
 
 SOURCES = tuple(source.name for source in TESTS)
 
@@ -258,8 +260,16 @@ def golds_of(folder: Path) -> pd.DataFrame:
             raise FileNotFoundError(
                 f"{parquet}: no such file, nor a jsonl; make the data with `python -m recipes.data`"
             )
-        tables.append(pd.DataFrame({"source": source, "id": ids, "gold": answers.astype(str)}))
+        tables.append(pd.DataFrame({"source": source, "id": ids, "gold": answers.map(gold_text)}))
     return pd.concat(tables, ignore_index=True)
+
+
+def hand_made(paths: Sequence[Path]) -> pd.DataFrame:
+    """The tries of files as rows: source (the file's name), gold, true, response; golds keep their types."""
+    # Columns of objects: pandas' own strings refuse half a surrogate pair, which a model may write.
+    lines = [(path.name, json.loads(line)) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [(name, case["ground_truth"], case["expected"], case["response"]) for name, case in lines]
+    return pd.DataFrame(rows, columns=["source", "gold", "true", "response"], dtype=object).astype({"true": bool})
 
 
 def cases_of(golds: pd.DataFrame, seed: int) -> pd.DataFrame:

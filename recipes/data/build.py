@@ -22,7 +22,7 @@ from recipes.data.sources import SOURCES, TESTS, TRAIN, Source
 from value_model.files import replaced, write_json, write_text
 
 MANIFEST, REPORT, CONTAMINATION = "manifest.json", "report.md", "contamination.parquet"
-FORMAT = 1  # raise it whenever the code makes something else from the same inputs and options
+FORMAT = 2  # raise it whenever the code makes something else from the same inputs and options
 
 
 @dataclass(frozen=True)

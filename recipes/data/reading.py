@@ -18,11 +18,10 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 
 from recipes.data.sources import Source
 from value_model.files import lfs_pointer_problem
+from verl_v05.grading.answer import gold_text
 
 PLAIN = ("id", "problem", "answer")
 SUFFIXES = (".jsonl", ".parquet")
-_BOXED = re.compile(r"\\boxed\{((?:(?!\\boxed).)*)\}", re.DOTALL)
-_DOLLARS = re.compile(r"\$([^$]*)\$")
 
 
 class SourceError(ValueError):
@@ -94,14 +93,14 @@ def checksum(path: Path) -> str:
 def read(source: Source, path: Path) -> tuple[pd.DataFrame, int]:
     """Problems of a file, with the columns id, problem, answer or with those of the hub.
 
-    The answer is the gold as published, less what it is wrapped in: a list of one, `$...$`, `\\boxed{...}`. Rows that
-    are repeated, id and all, come once.
+    The answer is the gold as :func:`verl_v05.grading.answer.gold_text` reads it, as training and the bench do. Rows
+    that are repeated, id and all, come once.
 
     Returns:
         id, problem, answer (text, outer whitespace stripped), and the number of rows in the file.
 
     Raises:
-        SourceError: a column is missing, an id has two rows, or a problem or answer is empty.
+        SourceError: a column is missing, an id has two rows, or a problem or answer is empty or unusable.
     """
     rows: dict[tuple[str, str, str], None] = {}
     count = 0
@@ -154,7 +153,7 @@ def _row(source: Source, record: dict[str, Any], index: int, path: Path) -> tupl
     if all(column in record for column in PLAIN):
         name = _text(record["id"])
         name = f"{source.name}-{name}" if name.isdigit() else name  # so that ids tell the sources apart
-        return name, _text(record["problem"]), gold(record["answer"])
+        return name, _text(record["problem"]), _answer(source, record["answer"], index, path)
     try:
         problem, answer = _field(record, source.problem), _field(record, source.answer)
         name = _field(record, source.id) if source.id else f"{index:05d}"
@@ -168,7 +167,8 @@ def _row(source: Source, record: dict[str, Any], index: int, path: Path) -> tupl
         ) from None
     problem = _without_template(source, _text(problem), index, path)
     context = _text(record.get(source.context))
-    return f"{source.name}-{name}", f"{context}\n\n{problem}" if context else problem, gold(answer)
+    problem = f"{context}\n\n{problem}" if context else problem
+    return f"{source.name}-{name}", problem, _answer(source, answer, index, path)
 
 
 def _field(record: Any, dotted: str) -> Any:
@@ -190,14 +190,10 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def gold(value: Any) -> str:
-    """An answer as text, out of a list of one, of `$...$` or of `\\boxed{...}`; 27.0 is 27."""
-    if isinstance(value, list):
-        value = ", ".join(map(gold, value))
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = _text(value)
-    for wrapping in (_DOLLARS, _BOXED):
-        if match := wrapping.fullmatch(text):
-            text = match[1].strip()
-    return text
+def _answer(source: Source, value: Any, index: int, path: Path) -> str:
+    if not _text(value):
+        return ""
+    try:
+        return gold_text(value)
+    except ValueError as error:
+        raise SourceError(f"{source.name}: row {index} of {path} cannot be graded: {error}") from None

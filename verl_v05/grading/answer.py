@@ -1,23 +1,43 @@
-"""The final answer of a response: what stands in its last box, or else on its last line behind a mark."""
+"""What a response answers and what a gold says: one extraction for training, data preparation and evaluation."""
 
+import ast
+import math
 import re
 
-BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
+# "\boxed" after a program read "\b" as a backspace is a box too; "\boxed{...}" and "\boxed{}" only name the format.
+BOX = re.compile(
+    r"(?:\\(?:f?box(?:ed)?|framebox)|\x08oxed)\s*(?:(?P<open>\{|\\\{|\()|(?P<bare>-?\d[\d.,]*\d|[^\W_](?!\w)))"
+)
+PLACEHOLDER = re.compile(r"(?:\s|\.|\\l?dots|\\text\{\s*(?:your )?answer\s*\})*")
+CLOSING = {"{": "}", "(": ")"}
 # Boxes of one answer: \boxed{1}, \boxed{2} and \boxed{3}.
 BETWEEN_BOXES = re.compile(r"[\s$]*(?:,|;|,?\s*(?:\\text\{)?\s*(?:and|or)\s*\}?)(?:\s|\$|\\quad|\\[,;])*")
 BETWEEN_LIMIT = 40
-MARKED = re.compile(r"(?:\banswer\s*(?:\*\*)?\s*[:\uff1a]|\banswer\s+is\s*[:\uff1a]?)\s*(.+)$", re.IGNORECASE)
-BOLD = re.compile(r"\*\*([^*]+)\*\*[.\s]*$")
+ANSWER_TAG = re.compile(r"<answer>((?:(?!<answer>).)*)</answer>", re.DOTALL)
+# Not repeated: what models append is one token, and a quantifier around it is slow on a megabyte.
+END = re.compile(r"(?:<\|[^|<>]{1,20}\|>|</s>|```)\s*$")
+MARKED = re.compile(
+    r".*(?:####\s|\banswer\s*(?:\*\*)?\s*[:\uff1a]|\banswer\s+is\b\s*[:\uff1a]?|答案\s*(?:\*\*)?\s*[:\uff1a是为])"
+    r"[\s*}]*(.+)",
+    re.IGNORECASE,
+)
+HEADING = re.compile(r"[#*\s]*(?:the\s+)?(?:final\s+)?(?:answer(?:\s+is)?|(?:最终)?答案)[\s*:\uff1a]*", re.IGNORECASE)
+BOLD = re.compile(r"\*\*([^*]+)\*\*[.\s]*")
+REASON = re.compile(r",?\s+(?:since|because)\s.*")
 # A final line longer than this is prose; the longest published gold has 198 characters.
 LINE_LIMIT = 2000
+MISSING = {"", "nan", "none", "null", "[]", "{}"}
+WRAPPED = re.compile(r"\$([^$]*)\$|\\\(([^$]*)\\\)")
 
 
 def final_answer(response: object) -> str | None:
     r"""The answer that a response commits to.
 
-    The last `\boxed{}` (or several joined by commas, "and" or "or") counts wherever it stands; one that is never closed
-    is an answer cut off: none. Without a box, the last line counts if it says "Answer: ..." or "... answer is ...",
-    or if all of it is bold. A bare number never counts: a response that mentions many would be right by luck.
+    Thinking is no answer: only what follows the last `</think>` counts, and nothing if a `<think>` stays open. Of that,
+    the last `<answer>`, and in it the last `\boxed{}` (or several joined by commas, "and" or "or"); one that is never
+    closed is an answer cut off: none. Without a box, all of `<answer>`, or the last line if it says "Answer: ...",
+    "... answer is ...", `#### ...` (also with the mark on the line before), or if all of it is bold. A bare number
+    never counts: a response that mentions many would be right by luck.
 
     Args:
         response: the text; anything but a string has no answer.
@@ -27,46 +47,95 @@ def final_answer(response: object) -> str | None:
     """
     if not isinstance(response, str):
         return None
-    boxes = [match.start() for match in BOX.finditer(response)]
-    return _boxed(response, boxes) if boxes else _marked(response)
-
-
-def _boxed(response: str, starts: list[int]) -> str | None:
-    last = _content(response, starts[-1])
-    if last is None:
+    text = response[response.rfind("</think>") + 1 :]
+    if "<think>" in text:
         return None
-    contents, start = [last[0]], starts[-1]
-    for previous in reversed(starts[:-1]):
-        if (box := _content(response, previous)) is None or not 0 <= start - box[1] <= BETWEEN_LIMIT:
-            break
-        if not BETWEEN_BOXES.fullmatch(response, box[1], start):
-            break
-        contents.append(box[0])
-        start = previous
-    return ", ".join(reversed(contents)).strip() or None
+    tagged = ANSWER_TAG.findall(text) if "</answer>" in text else []
+    text = tagged[-1] if tagged else text
+    boxes = list(BOX.finditer(text))
+    return (_boxed(text, boxes) if boxes else tagged[-1].strip() if tagged else _marked(text)) or None
 
 
-def _content(text: str, start: int) -> tuple[str, int] | None:
+def gold_text(gold: object) -> str:
+    r"""A gold of any type as the text of its answer.
+
+    Numbers lose their type (4.0 is 4, a float its noise beyond 15 digits), a list joins its members by commas, a
+    dictionary is the value of its only key. A text that writes such a list or dictionary is read as one; of a whole
+    solution the answer behind `####` or in the last box counts, of `$...$` what is inside.
+
+    Raises:
+        ValueError: it has no answer: nothing, NaN, several keys, a solution without a complete box.
+    """
+    if isinstance(gold, str) and gold.isdecimal():  # nearly every gold in training
+        return gold
+    if tolist := getattr(gold, "tolist", None):  # numpy
+        # By its text: a float32 has more digits as a double.
+        gold = float(str(gold)) if isinstance(tolist(), float) else tolist()
+    if isinstance(gold, dict) and len(gold) == 1:
+        return gold_text(*gold.values())
+    if isinstance(gold, list | tuple) and gold:
+        return ", ".join(map(gold_text, gold))
+    if isinstance(gold, float) and math.isfinite(gold):
+        return str(int(gold)) if gold.is_integer() else f"{gold:.15g}"
+    if not isinstance(gold, str | int) or (text := str(gold).strip()).lower() in MISSING:
+        raise ValueError(f"{gold!r} is no answer")
+    if text[0] in "[{" and text[1:2] in tuple("'\""):  # quotes: [1, 2] is an interval
+        try:
+            return gold_text(ast.literal_eval(text))
+        except SyntaxError as error:
+            raise ValueError(f"{gold!r} is no answer") from error
+    text = text.rpartition("####")[2].strip()
+    if BOX.search(text):
+        text = final_answer(text) or ""
+    if wrapped := WRAPPED.fullmatch(text):
+        text = (wrapped[1] or wrapped[2] or "").strip()
+    if not text:
+        raise ValueError(f"{gold!r} has no complete answer")
+    return text
+
+
+def _boxed(text: str, boxes: list[re.Match[str]]) -> str | None:
+    contents: list[str] = []
+    start = len(text)
+    for match in reversed(boxes):
+        box = _content(text, match)
+        if box is None or (contents and not _joined(text, box[1], start)):
+            break
+        if contents or not PLACEHOLDER.fullmatch(box[0]):
+            contents.append(box[0])
+            start = match.start()
+    return ", ".join(reversed(contents)).strip()
+
+
+def _joined(text: str, end: int, start: int) -> bool:
+    return 0 <= start - end <= BETWEEN_LIMIT and bool(BETWEEN_BOXES.fullmatch(text, end, start))
+
+
+def _content(text: str, match: re.Match[str]) -> tuple[str, int] | None:
     """What a box holds and where it ends; None if its braces never balance."""
-    opening = text.index("{", start)
-    depth, position = 0, opening
+    opening, start = match["open"], match.end()
+    if opening is None:
+        return match["bare"], start
+    if opening == "\\{":
+        end = text.find("\\}", start)
+        return None if end < 0 else (text[start:end], end + 2)
+    depth, position = 1, start
     while position < len(text):
-        match text[position]:
-            case "\\":
-                position += 1
-            case "{":
-                depth += 1
-            case "}":
-                depth -= 1
-                if depth == 0:
-                    return text[opening + 1 : position], position + 1
+        if text[position] == "\\":
+            position += 1
+        elif text[position] in (opening, CLOSING[opening]):
+            depth += 1 if text[position] == opening else -1
+            if depth == 0:
+                return text[start:position], position + 1
         position += 1
     return None
 
 
 def _marked(response: str) -> str | None:
-    line = response.rstrip()[-LINE_LIMIT - 1 :].rsplit("\n", 1)[-1].strip()
+    text = END.sub("", response[-2 * LINE_LIMIT :].rstrip()).rstrip()
+    *before, line = [line.strip() for line in text.split("\n") if line.strip()] or [""]
     if len(line) > LINE_LIMIT:
         return None
-    marks = list(MARKED.finditer(line)) or list(BOLD.finditer(line[: LINE_LIMIT if line.startswith("**") else 0]))
-    return marks[-1].group(1).strip().strip("*").strip() or None if marks else None
+    if match := MARKED.fullmatch(line) or BOLD.fullmatch(line):
+        return REASON.sub("", match[1]).strip().strip("*").strip()
+    return line.strip("*") if before and HEADING.fullmatch(before[-1]) else None

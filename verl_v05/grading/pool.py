@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Self
 
-from verl_v05.grading.answer import final_answer
+from verl_v05.grading.answer import final_answer, gold_text
 from verl_v05.grading.verdict import NO_ANSWER, Verdict, quick_verdict
 
 # Address space of a worker: sympy takes 0.4 GB of it, a power tower would take all there is.
@@ -68,7 +68,7 @@ class GradingPool:
             if len(self._threads) < self._workers:
                 self._threads.append(threading.Thread(target=self._serve, daemon=True, name="grading"))
                 self._threads[-1].start()
-            self._tasks.put((answer, str(ground_truth), future))
+            self._tasks.put((answer, gold_text(ground_truth), future))
         return future
 
     def grade_many(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:

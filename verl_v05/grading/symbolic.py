@@ -1,56 +1,64 @@
-"""Comparison of expressions: parsed by math-verify's parser, decided by values at random points, else by math-verify.
+"""Exact comparison of expressions and sets: parsed by math-verify's parser, decided by sympy.
 
-Values at points take milliseconds and always end, where sympy's simplification may take minutes; what has no values
-(relations, sets) goes to math-verify. Importing this module takes most of a second.
+Numbers are compared exactly where they are rational and to many digits elsewhere; what has unknowns, by its values at
+points of either sign and several sizes. That takes milliseconds, where sympy's simplification may take minutes.
 """
 
 import functools
-import logging
 import random
 import re
 from collections.abc import Iterator
 from fractions import Fraction
 
+import sympy
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
-from math_verify import verify
-from sympy import Basic, Derivative, Expr, I, Integer, Rational, Symbol, binomial, ceiling, factorial, floor
+from latex2sympy2_extended.latex2sympy2 import And, ConversionConfig
+from sympy import Basic, Derivative, Expr, Integer, Interval, MatrixBase, Pow, Rational, Set, Symbol
 from sympy.core.function import AppliedUndef
+from sympy.core.relational import Relational
 
 from verl_v05.grading import number
-from verl_v05.grading.latex import UnparsedError
-
-# It warns once a process that it has no time limit: by design, its limit needs signals.
-logging.getLogger("math_verify").setLevel(logging.ERROR)
+from verl_v05.grading.latex import UnparsedError, brackets, split
 
 # Its units are off because they eat variables: "3 m" would become 3.
 NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none")
+CASED = ConversionConfig(lowercase_symbols=False)
 # Letters that the parser takes for constants or functions (I_{1} would be the imaginary unit) get letters that nobody
 # uses; i alone is the imaginary unit, and e the base of the logarithm.
-LETTERS = {"I": r"\iota ", "E": r"\omicron ", "e_": r"\omicron _", r"\gamma": r"\upsilon "}
-TAKEN = re.compile(r"\\[a-zA-Z]+|[IE]|e_")
-POINTS = 6
-DIGITS = 30
-# Relative difference of two exact expressions that are equal, evaluated to DIGITS digits or holding double floats.
-ROUNDING = 1e-12
+LETTERS = {"I": r"\iota ", "E": r"\omicron ", "e": r"\varpi ", r"\gamma": r"\upsilon ", r"\Gamma": r"\Upsilon ",
+           r"\top": r"\varrho "}  # fmt: skip
+TAKEN = re.compile(r"\\[a-zA-Z]+|[IE]|e(?=_)")
+# What the parser drops, or reads as a product of letters.
+UNREADABLE = re.compile(r"\\(?:ldots|subset|supset|mod|pmod|perp|parallel|to|mapsto|\|)|:|\?|\d \d")
+MIXED = re.compile(r"(?<![\d.}\\])(\d+)\s*(\\frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d))")
+# The usual letters of integers: identities of floors and powers of -1 hold for them only.
+INTEGERS = re.compile(r"[jklmnNMK](?:_.*)?")
+CONSTANTS = re.compile(r"[cCK](?:_.*)?")
+SCALES = (1, 1, -1, -1, 20, -20, 300, -300, 0, 0)
+POINTS = 3
+DIGITS = 60
+CUTS = re.compile(r"\\cap(?![a-zA-Z])|,")
+OPERATIONS = (
+    (re.compile(r"\\cup(?![a-zA-Z])"), sympy.Union),
+    (CUTS, sympy.Intersection),
+    (re.compile(r"\\setminus(?![a-zA-Z])"), sympy.Complement),
+)
+SUCH_THAT = re.compile(r"\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\\mid|\||:)(.*)")
+ELEMENT = re.compile(r"\s*([a-zA-Z])\s*\\in(?![a-zA-Z])(.*)")
 
 
-class NoValueError(UnparsedError):
-    """An expression without a finite value at a point."""
-
-
-def same(answer: str, gold: str) -> bool:
-    """Whether two LaTeX expressions without list structure are equal.
+def same(answer: str, gold: str, factor: Expr = sympy.S.One) -> bool:
+    """Whether an answer times a factor has the value of a gold, both without list structure.
 
     Raises:
         UnparsedError: one of them is no expression that the parser knows.
     """
     left, right = _parse(answer), _parse(gold)
+    if isinstance(left, MatrixBase) and isinstance(right, MatrixBase):
+        return left.shape == right.shape and all(map(_same_values, left, right))
     if isinstance(left, Expr) and isinstance(right, Expr):
-        try:
-            return _same_values(left, right, number.read(answer), number.read(gold))
-        except NoValueError:
-            pass
-    return verify(right, left, allow_set_relation_comp=True, timeout_seconds=None)
+        return _same_values(left * factor, right, number.read(answer) if factor == 1 else None, number.read(gold))
+    return type(left) is type(right) and left == right
 
 
 def same_equation(answer: tuple[str, str], gold: tuple[str, str]) -> bool:
@@ -62,51 +70,140 @@ def same_equation(answer: tuple[str, str], gold: tuple[str, str]) -> bool:
     sides = [_parse(side) for side in (*answer, *gold)]
     if not all(isinstance(side, Expr) for side in sides):
         raise UnparsedError(f"no equation of two expressions: {answer} or {gold}")
-    left, right = sides[0] - sides[1], sides[2] - sides[3]
-    ratios = []
-    for mine, theirs in _values(left, right):
-        if abs(theirs) < ROUNDING or abs(mine) < ROUNDING:
-            return False
-        ratios.append(mine / theirs)
-    return all(abs(ratio - ratios[0]) <= ROUNDING * abs(ratios[0]) for ratio in ratios)
+    ratios = [mine / theirs if theirs else None for mine, theirs in _values(sides[0] - sides[1], sides[2] - sides[3])]
+    return all(ratio and _close(ratio, ratios[0]) for ratio in ratios)
+
+
+def same_set(answer: str, gold: str) -> bool:
+    """Whether two sets of real numbers, as intervals, inequalities or by their elements, are one.
+
+    Raises:
+        UnparsedError: one of them is no such set.
+    """
+    names: list[set[Symbol]] = [set(), set()]
+    left, right = _set(answer, names[0]), _set(gold, names[1])
+    if names[0] and names[1] and names[0] != names[1]:
+        return False
+    return left == right or bool(left.symmetric_difference(right).is_empty)
+
+
+def unknowns(text: str) -> int:
+    """Number of unknowns of an expression."""
+    return len(_names(_parse(text)))
+
+
+def _set(text: str, names: set[Symbol]) -> Set:
+    text = text.strip()
+    if text[:1] == "]" or text[-1:] == "[":  # ]0, 1[ is (0, 1)
+        text = text[0].replace("]", "(") + text[1:-1] + text[-1].replace("[", ")")
+    for pattern, kind in OPERATIONS:
+        if len(parts := split(text, pattern)) > 1:
+            return kind(*[_set(part, names) for part in parts])
+    if element := ELEMENT.fullmatch(text):
+        names.add(Symbol(element[1], real=True))
+        return _set(element[2], names)
+    if bracket := brackets(text):
+        if condition := SUCH_THAT.fullmatch(bracket[1]):
+            return _set(condition[1], names)
+        ends = [_parse(part) for part in split(bracket[1], CUTS)]
+        if bracket[0] == "\\{":
+            return sympy.FiniteSet(*ends)
+        if len(ends) == 2 and all(isinstance(end, Expr) for end in ends) and ends[0] < ends[1]:
+            return Interval(*ends, bracket[0] == "(", bracket[2] == ")")
+        if len(ends) == 1 and bracket[0] == "(":
+            return _set(bracket[1], names)
+    value = _parse(text)
+    if isinstance(value, Relational | And):
+        names |= value.free_symbols
+        return sympy.And(*(value.args if isinstance(value, And) else [value])).as_set()
+    if isinstance(value, Set):
+        return value.doit()
+    raise UnparsedError(f"no set: {text}")
 
 
 # Parsing is nearly all of the time, and a gold is asked for by every rollout of its group.
 @functools.lru_cache(maxsize=4096)
 def _parse(text: str) -> Basic:
+    if UNREADABLE.search(text) or "\\text" in re.sub(r"_\s*\{[^{}]*\{[^{}]*\}[^{}]*\}", "", text) or not text.strip():
+        raise UnparsedError(f"no expression: {text!r}")
+    text = MIXED.sub(r"(\1+\2)", text)
     text = TAKEN.sub(lambda match: LETTERS.get(match[0], match[0]), text)
     try:
-        return latex2sympy(text, is_real=True, convert_degrees=False, normalization_config=NORMALIZATION)
+        value = latex2sympy(
+            text, is_real=True, convert_degrees=False, normalization_config=NORMALIZATION, conversion_config=CASED
+        )
+        value = value if isinstance(value, Relational | Set) or value.has(Derivative) else value.doit()
+        if isinstance(value, Expr):
+            value = value.xreplace({atom: Rational(str(atom)) for atom in value.atoms() if atom.is_Float})
     except Exception as error:
         raise UnparsedError(f"no expression: {text!r}") from error
+    return value
 
 
-def _same_values(left: Expr, right: Expr, answer: number.Written | None, gold: number.Written | None) -> bool:
+def _same_values(
+    left: Expr, right: Expr, answer: number.Written | None = None, gold: number.Written | None = None
+) -> bool:
     if _names(left, right):
-        return all(_close(mine, theirs, ROUNDING) for mine, theirs in _values(left, right))
+        left = left.xreplace(_renamed(left, right))
+        return all(_close(mine, theirs) for mine, theirs in _values(left, right))
     mine, theirs = next(_values(left, right))
-    if gold is not None and gold.place is not None:
-        return mine.is_real and number.same(number.Written(Fraction(str(mine))), gold)
-    decimal = answer is not None and answer.place is not None
-    return _close(mine, theirs, float(number.EXACT_TOLERANCE) if decimal else ROUNDING)
+    if gold is not None and gold.place is not None and mine.is_real:
+        return number.same(number.Written(Fraction(str(mine))), gold)
+    if answer is not None and answer.place is not None and theirs.is_real and not theirs.is_Rational:
+        return number.rounded(answer, Fraction(str(theirs)))
+    return _close(mine, theirs)
 
 
-def _close(mine: Expr, theirs: Expr, tolerance: float) -> bool:
-    return bool(abs(mine - theirs) <= tolerance * max(abs(mine), abs(theirs), ROUNDING))
+def _renamed(left: Expr, right: Expr) -> dict[Symbol, Symbol]:
+    """Constants of integration may have another letter or case."""
+    mine, theirs = left.free_symbols - right.free_symbols, right.free_symbols - left.free_symbols
+    indices = [
+        {str(symbol)[1:]: symbol for symbol in side if CONSTANTS.fullmatch(str(symbol))} for side in (mine, theirs)
+    ]
+    return {symbol: indices[1][index] for index, symbol in indices[0].items() if index in indices[1]}
+
+
+def _close(mine: Expr, theirs: Expr) -> bool:
+    if mine.is_Rational and theirs.is_Rational:
+        return mine == theirs
+    if all(map(_vanishes, (mine, theirs))):
+        return True
+    return bool(abs(mine - theirs) <= Rational(1, 10**40) * max(abs(mine), abs(theirs)))
+
+
+def _vanishes(value: Expr) -> bool:
+    # A precision of one bit is how sympy marks a value of which no digit differs from zero.
+    return all(part == 0 or (part.is_Float and part._prec == 1) for part in value.as_real_imag())
 
 
 def _values(left: Expr, right: Expr) -> Iterator[tuple[Expr, Expr]]:
-    """Values of both at the same random points, the same in every process; one for expressions without unknowns."""
-    names = _names(left, right)
-    # Identities of floors and factorials hold at integers only.
-    integers = any(side.has(floor, ceiling, factorial, binomial) for side in (left, right))
-    generator = random.Random(0)
-    for _ in range(POINTS if names else 1):
-        point = {"i": I} | {
-            name: Integer(generator.randint(2, 40)) if integers else Rational(generator.randint(300, 2700), 1009)
-            for name in names
-        }
-        yield _value(left, point), _value(right, point)
+    """Values of both at the same points, the same in every process; one for expressions without unknowns.
+
+    Points where neither has a value are left out: identities hold on the domain that both have.
+
+    Raises:
+        UnparsedError: there are too few points with values.
+    """
+    names, generator, found = _names(left, right), random.Random(0), 0
+    # Steps agree almost everywhere with their neighbours: x at integers too.
+    stepped = (left + right).has(sympy.floor, sympy.ceiling)
+    imaginary = Symbol("i", real=True) in left.free_symbols | right.free_symbols
+    for scale in SCALES if names else (1,):
+        point: dict[str, Expr] = {"i": sympy.I}
+        for name in names:
+            size = scale or generator.choice((1, -1, 3, -3))
+            if INTEGERS.fullmatch(name) or (stepped and not scale):
+                point[name] = Integer(size // abs(size) * generator.randint(abs(size) + 1, abs(size) + 12))
+            else:
+                point[name] = Rational(size * generator.randint(300, 2700), 1009)
+        values = [_value(side, point, imaginary) for side in (left, right)]
+        if values[0] is not None and values[1] is not None:
+            found += 1
+            yield values[0], values[1]
+        elif names and values != [None, None] and not (left + right).has(sympy.factorial, sympy.binomial):
+            raise UnparsedError(f"{left} and {right} have values at different points")
+    if found < (POINTS if names else 1):
+        raise UnparsedError(f"no value of {left} or {right}")
 
 
 def _names(*expressions: Expr) -> list[str]:
@@ -114,17 +211,24 @@ def _names(*expressions: Expr) -> list[str]:
     return sorted({str(unknown) for unknown in unknowns} - {"i"})
 
 
-def _value(expression: Expr, point: dict[str, Expr]) -> Expr:
+def _negative_root(part: Basic) -> bool:
+    return (
+        isinstance(part, Pow) and part.exp.is_Rational and part.exp.q > 1 and part.exp.q % 2 and part.base.is_negative
+    )
+
+
+def _value(expression: Expr, point: dict[str, Expr], imaginary: bool) -> Expr | None:
     # Derivatives and unknown functions first: they hold symbols.
     for kinds in ((Derivative,), (AppliedUndef,), (Symbol,)):
         expression = expression.xreplace(
             {atom: point[str(atom)] for atom in expression.atoms(*kinds) if str(atom) in point}
         )
-    value = expression.doit().evalf(DIGITS)
-    if (
-        not value.is_number
-        or not value.is_finite
-        or not all(part.is_Float or part.is_Integer or part.is_Rational for part in value.as_real_imag())
-    ):
-        raise NoValueError(f"no value of {expression}")
+    value = expression.doit()
+    if not imaginary:
+        # The real root of a negative number.
+        value = value.replace(_negative_root, lambda part: (-1) ** part.exp.p * (-part.base) ** part.exp)
+    value = value if value.is_Rational else value.evalf(DIGITS, maxn=400)
+    parts = value.as_real_imag() if value.is_number and value.is_finite else [sympy.oo]
+    if not all(part.is_Float or part.is_Rational for part in parts) or (not imaginary and parts[1] != 0):
+        return None
     return value

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from verl_v05.grading.answer import final_answer
+from verl_v05.grading.answer import final_answer, gold_text
 from verl_v05.grading.equivalence import equivalent, quickly
 from verl_v05.grading.latex import UnparsedError
 
@@ -46,16 +46,17 @@ def grade(response: str, ground_truth: str) -> Verdict:
 
 def quick_verdict(answer: str, ground_truth: object) -> Verdict | None:
     """The verdict where it costs microseconds (no gold, one spelling, two numbers), else None."""
-    if not isinstance(ground_truth, str | int) or not str(ground_truth).strip():
+    try:
+        correct = quickly(answer, gold_text(ground_truth))
+    except ValueError:  # no gold
         return Verdict(False, answer, "unparsed")
-    correct = quickly(answer, str(ground_truth))
     return None if correct is None else Verdict(correct, answer)
 
 
 def compare(answer: str, ground_truth: object) -> Verdict:
     """The verdict on an extracted answer; may take long."""
     try:
-        return Verdict(equivalent(answer, str(ground_truth)), answer)
+        return Verdict(equivalent(answer, gold_text(ground_truth)), answer)
     except UnparsedError:
         return Verdict(False, answer, "unparsed")
     except Exception:

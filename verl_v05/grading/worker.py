@@ -11,7 +11,7 @@ import signal
 import sys
 from dataclasses import astuple
 
-from verl_v05.grading import symbolic  # noqa: F401  Loaded before "ready", so that no answer pays for it.
+from verl_v05.grading import symbolic, units  # noqa: F401  Loaded before "ready", so that no answer pays for it.
 from verl_v05.grading.verdict import compare
 
 # Wall-clock limit over CPU limit: CPU time makes a verdict independent of how busy the machine is.
