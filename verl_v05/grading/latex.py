@@ -23,7 +23,7 @@ GROUPS = r"""- −; / ÷ ⁄; * ∗; ^ **; : ∶; , 、; . 。; ' ′; ( \langle
 ~ \quad \qquad \displaystyle \limits \large \Large \bf \rm \left \right \middle \big \Big"""
 SPELLINGS = {sign: group.split()[0] for group in re.split("[;\n]", GROUPS) for sign in group.split()[1:]}
 SPELLING = re.compile(r"\\[a-zA-Z]+|>=|<=|!=|\*\*|\+/-|\.\.\.|[^\x00-\x7f]")
-FUNCTIONS = r"(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|exp|sqrt|gcd|lcm|max|min|det|binom"
+FUNCTIONS = r"(?:arc|a)?(?:sin|cos|tan)h?|cot|sec|csc|ln|exp|sqrt|gcd|lcm|max|min|det|binom"
 GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|sigma|phi|omega|pi"
 # A word is at least three letters with a vowel, written apart from what may be a product, or one of these.
 UNITS = (
@@ -63,6 +63,7 @@ _PATTERNS: list[tuple[str, Replacement]] = [
     (rf"\\text\s*\{{({FUNCTIONS}|log)\}}", r"\\\1"),
     (r"(?<![\\a-zA-Z])(?:np\.)?log\s*(\d*)\(", lambda match: rf"\log_{{{match[1]}}}(" if match[1] else r"\ln("),
     (rf"(?<![\\a-zA-Z])(?:np\.)?({FUNCTIONS}|{GREEK})(?![a-zA-Z])(?=\s*[({{]|(?<=pi|ta|ha|ma|da)|\s*\d)", r"\\\1 "),
+    (r"\\a(sin|cos|tan)", r"\\arc\1"),
     (r"(?<![\\a-zA-Z])inf(?:inity)?(?![a-zA-Z])", r"\\infty"),
     (r"\\\{\s*\\\}", r"\\emptyset"),
     (r"\\not\s*=", r"\\neq"),
@@ -133,7 +134,7 @@ def tidy(text: str) -> str:
     text = TEXT.sub(lambda match: _words(match, either), text)
     text = MAGNITUDE.sub(lambda match: rf"\cdot {MAGNITUDES[match[1]]}\text{{", text)
     text = UNION.sub(r"\\cup ", text)
-    if re.search(r"\S, ", text) or not re.search(r"[(\[]", text):
+    if re.search(r"\d, -?\d", text) or not re.search(r"[(\[]", text):
         text = THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
     return re.sub(r"\\text\{\s*\}|^\s*,|(?<=,) ,", "", text).strip(" *").rstrip(".,;: ")
 
