@@ -87,7 +87,7 @@ def test_tasks_cover_low_and_high_base_rates_and_u_shapes():
     assert (extreme > 0.6).any() and (extreme < 0.1).any()
 
 
-@pytest.mark.parametrize("response", set(synthetic_tasks.RESPONSES), ids=lambda response: response.__name__)
+@pytest.mark.parametrize("response", dict.fromkeys(synthetic_tasks.RESPONSES), ids=lambda response: response.__name__)
 @pytest.mark.parametrize("structure", synthetic_tasks.STRUCTURES, ids=lambda structure: structure.__name__)
 def test_every_response_varies_with_every_structure(structure, response):
     factors = structure(rng(3), 60)
