@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -61,7 +63,10 @@ class Resident:
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    # The cluster's address is written there: in the machine's folder it would draw trainings that run meanwhile.
+    folder = tempfile.mkdtemp(prefix="ray")  # tmp_path is too long for Ray's sockets
+    monkeypatch.setenv("RAY_TMPDIR", folder)
     cluster = Cluster()
     for _ in range(NODES):
         cluster.add_node(num_cpus=GPUS * COLOCATED, num_gpus=GPUS, object_store_memory=80_000_000)
@@ -69,6 +74,7 @@ def cluster() -> Iterator[Cluster]:
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow
