@@ -41,11 +41,7 @@ class SyncTrainer(PPOTrainerSync):
 
     def fit(self, agent_loop_manager: AgentLoopManager) -> None:
         self._estimator = estimator_of(self.config.algorithm.adv_estimator)
-        parts = load_state(self._checkpoint_folder(resumed=True)) if self.global_steps > 0 else {}
-        self._cost = self._resumed_cost(parts)
-        self._restore_estimator(parts.get(ESTIMATOR))
-        if ALLOCATOR in parts and ALLOCATOR not in self.state_parts:
-            logger.warning("the checkpoint's prior, fusion and support buffer are left out: this run has none")
+        self._restore(load_state(self._checkpoint_folder(resumed=True)) if self.global_steps > 0 else {})
         move_aside(self.config)
         super().fit(agent_loop_manager)
 
@@ -57,6 +53,13 @@ class SyncTrainer(PPOTrainerSync):
         """Count a step's rollouts, and those that were filtered out, which are taken to be as long as the others."""
         discarded = discarded_rollouts(metrics, self.config.actor_rollout_ref.rollout.n)
         self._cost = self._cost.spend(rollouts + discarded, response_tokens * (1 + discarded / max(rollouts, 1)))
+
+    def _restore(self, parts: dict[str, Any]) -> None:
+        """Take up what the checkpoint's file holds; ``parts`` is empty for a run that starts."""
+        self._cost = self._resumed_cost(parts)
+        self._restore_estimator(parts.get(ESTIMATOR))
+        if ALLOCATOR in parts and ALLOCATOR not in self.state_parts:
+            logger.warning("the checkpoint's prior, fusion and support buffer are left out: this run has none")
 
     def _state_parts(self) -> dict[str, Any]:
         """What the checkpoint's file holds."""

@@ -31,7 +31,7 @@ from verl_v05.method import Method
 from verl_v05.rollout.outcome import shaping_reward
 from verl_v05.rollout.rows import StepRows, match_rows, padding, response_tokens
 from verl_v05.trainer.base import SyncTrainer
-from verl_v05.trainer.checkpoint import ALLOCATOR, allocator_state, load_state
+from verl_v05.trainer.checkpoint import ALLOCATOR, allocator_state
 from verl_v05.trainer.metrics import step_metrics
 from verl_v05.trainer.recorder import write_outcomes, write_step
 
@@ -51,16 +51,19 @@ class V05Trainer(SyncTrainer):
         super().__init__(config)
 
     def fit(self, agent_loop_manager: AgentLoopManager) -> None:
-        """Restore the allocator's state if the run resumes, then train."""
+        """Start the allocator's prior, train, and end it."""
         self._allocator: Any = agent_loop_manager.allocator  # type: ignore[attr-defined]  # check_run: it is ours
         ray.get(self._allocator.start.remote(self._policy_placement_groups()))
-        if self.global_steps > 0:
-            folder = self._checkpoint_folder(resumed=True)
-            state = allocator_state(folder, load_state(folder), self.settings.allow_missing_state)
-            if state is not None:
-                ray.get(self._allocator.load_state_dict.remote(state))
         super().fit(agent_loop_manager)
         ray.get(self._allocator.close.remote())
+
+    def _restore(self, parts: dict[str, Any]) -> None:
+        super()._restore(parts)
+        if self.global_steps > 0:
+            folder = self._checkpoint_folder(resumed=True)
+            state = allocator_state(folder, parts, self.settings.allow_missing_state)
+            if state is not None:
+                ray.get(self._allocator.load_state_dict.remote(state))
 
     def _policy_placement_groups(self) -> list[PlacementGroup]:
         """Of the policy's ranks, one a node."""
