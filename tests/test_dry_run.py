@@ -18,12 +18,12 @@ from transformers import Qwen3Config
 
 from tests.test_run_check import IDS, WRONG_LAUNCHES
 from verl_v05.compat.contract import resolve, source_of
+from verl_v05.compat.verl_0_9_1 import DRY_RUN_SOURCES
 from verl_v05.dry_run.__main__ import INVALID, VALID, main
 from verl_v05.dry_run.checks import check_config, check_model
 from verl_v05.dry_run.compose import compose_launch
 from verl_v05.dry_run.from_verl import check_with_verl, read_workers
 from verl_v05.dry_run.model_sizes import KNOWN, ModelShape, ShapeError, find_config, measure
-from verl_v05.dry_run.pins import DRY_RUN_SOURCES
 from verl_v05.dry_run.plan import Plan, make_plan, step_of
 from verl_v05.dry_run.tables import print_plan
 

@@ -110,6 +110,7 @@ def main() -> None:
     newest = supported_versions()[-1]
     pins = pins_of(newest)
     found = differences(pins) + _mismatches(pins.CPU_ENGINE_SIGNATURES, signature_of)
+    found += _mismatches(pins.DRY_RUN_SOURCES, source_of)
     print(f"verl {version('verl')} against the pins of {newest}: {len(found)} differ")
     print("".join(f"  {line}\n" for line in found), end="")
 

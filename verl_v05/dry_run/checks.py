@@ -1,6 +1,6 @@
 """Checks of a composed config: what verl refuses, sizes that must fit, files that should exist.
 
-Rules that verl asserts deep inside its workers are written down here; :mod:`verl_v05.dry_run.pins` names their sources.
+Rules that verl asserts deep inside its workers are written down here; their sources are pinned in :mod:`verl_v05.compat`.
 """
 
 from __future__ import annotations
