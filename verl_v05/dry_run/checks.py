@@ -1,6 +1,7 @@
 """Checks of a composed config: what verl refuses, sizes that must fit, files that should exist.
 
-Rules that verl asserts deep inside its workers are written down here; their sources are pinned in :mod:`verl_v05.compat`.
+Rules that verl asserts deep inside its workers are written down here; their sources are pinned in
+:mod:`verl_v05.compat`.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ class SyncTrainer(PPOTrainerSync):
     """
 
     state_parts: ClassVar[tuple[str, ...]] = (COST, ESTIMATOR)  # of the checkpoint's file, that this trainer reads
+    _cost: Cost  # from fit() on
 
     def __init__(self, config: DictConfig):
         check_contract()
