@@ -34,6 +34,7 @@ def advantages(
     shaping: Array | float = 0.0,
     sigma_floor: float = 0.1,
     group_weighting: str = "per_prompt",
+    group_weight: Array | float = 1.0,
 ) -> Advantages:
     """Advantages A_i = (r_i - mu*) / sigma* with the fused baseline of each group (Eq. 9 and 10).
 
@@ -49,6 +50,7 @@ def advantages(
         sigma_floor: lower bound of sigma* = sqrt(1 - mu*^2), which vanishes as |mu*| nears 1.
         group_weighting: ``per_prompt`` scales each rollout by (R/G)/K, which makes a mean over rollouts
             the mean over prompts of Eq. 10 (mean weight 1); ``per_rollout`` leaves it out.
+        group_weight: a further factor on the advantages of each group; scalar or (G,).
 
     Raises:
         ValueError: a reward outside [-1, 1] or NaN, a prior or strength out of range, a strength given to a fusion
@@ -59,7 +61,7 @@ def advantages(
     if baseline not in BASELINES:
         raise ValueError(f"baseline must be one of {BASELINES}; got {baseline!r}")
     belief = _checked(belief, fusion)
-    xp, (rewards, shaping) = as_float64(rewards, shaping)
+    xp, (rewards, shaping, group_weight) = as_float64(rewards, shaping, group_weight)
     if not bool(xp.all(xp.abs(rewards) <= 1)):
         raise ValueError(f"outcome rewards must be in [-1, 1] and not NaN; got {rewards[~(xp.abs(rewards) <= 1)]}")
     groups = len(belief.prior)
@@ -76,6 +78,7 @@ def advantages(
     advantage = (rewards + shaping - reference) / _sigma(xp, reference, sigma_floor)
     if group_weighting == "per_prompt":
         advantage = advantage * (len(rewards) / len(k) / k)[group]
+    advantage = advantage * xp.broadcast_to(group_weight, k.shape)[group]
     sigma = _sigma(xp, fused.baseline, sigma_floor)
     return Advantages(advantage, reference, *fused, sigma, mean_reward, k)
 

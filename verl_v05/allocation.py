@@ -31,6 +31,8 @@ ALLOCATIONS = Registry(
     names={
         "osla": "verl_v05.allocation.OslaAllocation",
         "posterior": "verl_v05.allocation.PosteriorAllocation",
+        "outcome_variance": "verl_v05.allocation.OutcomeVarianceAllocation",
+        "product": "verl_v05.allocation.ProductAllocation",
     },
 )
 Gain = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (indices of prompts, rollouts before it) -> worth of one more
@@ -189,8 +191,8 @@ class OslaAllocation(AllocationRule):
         )
 
 
-class PosteriorAllocation(AllocationRule):
-    """``posterior``: as long as the next rollout is expected to lower the posterior variance by the cost."""
+class PosteriorRule(AllocationRule):
+    """A rule that goes by the posterior of each prompt's mean reward."""
 
     needs_strength = True
     plans_budget = True
@@ -202,8 +204,42 @@ class PosteriorAllocation(AllocationRule):
         of_known = Belief(belief.prior[known], belief.strength[known])
         baseline = fusion.fuse(seen[known], np.maximum(k, 1)[known], of_known).baseline
         variance[known] = posterior_variance(baseline, k[known], of_known.strength)
-        n = k + belief.strength
+        return self.worth(variance, k + belief.strength, k)
+
+    @abstractmethod
+    def worth(self, variance: np.ndarray, n: np.ndarray, k: np.ndarray) -> Demand:
+        """By the posterior variance, n = k + m and the k rollouts so far, all (G,); NaN where nothing is believed."""
+
+
+class PosteriorAllocation(PosteriorRule):
+    """``posterior``: as long as the next rollout is expected to lower the posterior variance by the cost."""
+
+    def worth(self, variance: np.ndarray, n: np.ndarray, k: np.ndarray) -> Demand:
         return Demand(
             posterior_target(variance, n, k, self.cost),
             lambda prompt, before: posterior_gain(variance[prompt], n[prompt], before),
         )
+
+
+class OutcomeVarianceAllocation(PosteriorRule):
+    """``outcome_variance``: the expected variance of an outcome, E[1 - v^2], shared among the prompt's rollouts.
+
+    It is the part of a rollout's squared advantage that no baseline removes, so what the rollout can teach; the j-th
+    rollout of the same prompt counts for 1/j of it.
+    """
+
+    def worth(self, variance: np.ndarray, n: np.ndarray, k: np.ndarray) -> Demand:
+        return _shared(variance * n, k, self.cost)
+
+
+class ProductAllocation(PosteriorRule):
+    """``product``: of ``outcome_variance`` and the drop in posterior variance: a rollout teaches the belief as well."""
+
+    def worth(self, variance: np.ndarray, n: np.ndarray, k: np.ndarray) -> Demand:
+        return _shared(variance * n * variance / (n + 1), k, self.cost)
+
+
+def _shared(worth: np.ndarray, k: np.ndarray, cost: float) -> Demand:
+    """Demand of prompts whose j-th rollout is worth a j-th of ``worth``."""
+    target = worth / cost if cost > 0 else np.where(worth > 0, np.inf, k)
+    return Demand(target, lambda prompt, before: worth[prompt] / (k[prompt] + before + 1))

@@ -87,9 +87,25 @@ def _check_batches(config: DictConfig, settings: V05Settings) -> None:
             f"data.train_batch_size={prompts}"
         )
     cap, first = settings.max_rollouts_per_step, prompts * settings.k_init
+    if settings.k_init == 0:
+        _check_pool(config, prompts, settings)
     if cap is not None and cap < first:
         raise SettingsError(
             f"algorithm.v05.max_rollouts_per_step={cap} must be at least train_batch_size x k_init = {first}"
+        )
+
+
+def _check_pool(config: DictConfig, prompts: int, settings: V05Settings) -> None:
+    """A budget is divided among the prompts that are dispatched together."""
+    together, cap, most = config.data.get("gen_batch_size"), settings.max_rollouts_per_step, prompts * settings.k_max
+    if together not in (None, prompts):
+        raise SettingsError(
+            f"data.gen_batch_size={together} is not allowed: with schedule={settings.schedule} it must be null or "
+            f"data.train_batch_size ({prompts}), the pool that the step's rollouts are divided among"
+        )
+    if cap is not None and cap > most:
+        raise SettingsError(
+            f"algorithm.v05.max_rollouts_per_step={cap} must be at most train_batch_size x k_max = {most}"
         )
 
 

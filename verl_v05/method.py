@@ -37,9 +37,9 @@ class Method:
         schedule.check(settings, allocation)
         return cls(settings, fusion, allocation, schedule)
 
-    def open(self, groups: Sequence[Group], step_groups: Sequence[Group] | None = None) -> Schedule:
+    def open(self, groups: Sequence[Group], step_groups: Sequence[Group] | None = None, step: int = 0) -> Schedule:
         """The schedule of one batch; ``step_groups`` are all groups of the step so far, if there are other batches."""
-        return self.schedule(groups, self.settings, self.fusion, self.allocation, step_groups)
+        return self.schedule(groups, self.settings, self.fusion, self.allocation, step_groups, step)
 
     def believe(self, groups: Sequence[Group]) -> None:
         """Set what is believed of groups whose probability has just come."""

@@ -58,7 +58,18 @@ class CalibrationSettings:
     """How fast ``fusion=empirical_bayes`` forgets."""
 
     forgetting: float = 0.9  # factor on what earlier steps knew of the parameters, at each step
-    history_forgetting: float = 0.75  # factor on a prompt's own earlier outcomes, at each new visit
+    # Factor on a prompt's own earlier outcomes, each time a step looks at it, with or without rollouts.
+    history_forgetting: float = 0.75
+
+
+@dataclass
+class SparseSettings:
+    """``schedule=sparse``: ``max_rollouts_per_step`` divided among the step's prompts, from the first rollout on."""
+
+    explore: float = 0.2  # share of the rollouts that is divided equally; every prompt and source expects that much
+    reserve: float = 0.0  # share held back until the first outcomes are in
+    importance_weights: bool = False  # divide by what a prompt expected, which makes all prompts count the same again
+    seed: int = 0
 
 
 @dataclass
@@ -69,14 +80,15 @@ class V05Settings:
     fusion: str = "shrinkage"  # shrinkage: Eq. 9; empirical_bayes: a Beta prior fitted on line
     baseline: str = "plain"  # or leave_one_out: each rollout against the baseline of the others
     allocation: str = "osla"  # osla: Eq. 12; posterior: expected drop of the posterior variance a rollout
-    schedule: str = "rounds"  # rounds, streaming, fixed
-    k_init: int = 4
+    schedule: str = "rounds"  # rounds, streaming, fixed, sparse
+    k_init: int = 4  # 0 with schedule=sparse, which decides on the first rollouts too
     k_max: int = 16
     cost: float = 0.0039  # marginal cost of a rollout, in squared error of the baseline (Eq. 12)
     step: Any = 2  # rollouts asked for at a time, or "to_target"
     halt_share: float = 0.25  # rounds: stop when fewer than this share of the prompts ask
     pad_multiple: int = 32  # rounds: a dispatch is padded up to a multiple of this
-    # Cap on all rollouts of a step: streaming, and rounds with allocation=posterior, which divide it by gain.
+    # Cap on all rollouts of a step: streaming, and rounds with allocation=posterior, which divide it by gain. With
+    # sparse it is their exact number.
     max_rollouts_per_step: int | None = None
     sigma_floor: float = 0.1  # of the normaliser; 1 switches it off
     group_weighting: str = "per_prompt"
@@ -84,6 +96,7 @@ class V05Settings:
     support: SupportSettings = field(default_factory=SupportSettings)
     prior: PriorSettings = field(default_factory=PriorSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    sparse: SparseSettings = field(default_factory=SparseSettings)
     allow_missing_state: bool = False  # resume a checkpoint that was written without V0.5
     record_dir: str | None = None  # one parquet a step: every rollout's reward, prior and advantage
     custom: dict[str, Any] = field(default_factory=dict)  # read by classes of your own
@@ -91,8 +104,8 @@ class V05Settings:
     def __post_init__(self) -> None:
         for key, allowed in (("baseline", BASELINES), ("group_weighting", GROUP_WEIGHTINGS)):
             _require(key, getattr(self, key), getattr(self, key) in allowed, f"one of {', '.join(allowed)}")
-        _require("k_init", self.k_init, self.k_init >= 1, "at least 1")
-        _require("k_max", self.k_max, self.k_max >= self.k_init, f"at least k_init ({self.k_init})")
+        _require("k_init", self.k_init, self.k_init >= 0, "at least 1, or 0 with schedule=sparse")
+        _require("k_max", self.k_max, self.k_max >= max(1, self.k_init), f"at least 1 and k_init ({self.k_init})")
         _require("cost", self.cost, 0 <= self.cost < math.inf, "a positive number, or 0 where a schedule divides a cap")
         _require("step", self.step, self.step == TO_TARGET or _is_count(self.step), f"an integer >= 1 or {TO_TARGET!r}")
         _require("halt_share", self.halt_share, 0 <= self.halt_share <= 1, "in [0, 1]")
@@ -113,6 +126,8 @@ class V05Settings:
         for key in ("forgetting", "history_forgetting"):
             value = getattr(self.calibration, key)
             _require(f"calibration.{key}", value, 0 <= value <= 1, "in [0, 1]")
+        _require("sparse.explore", self.sparse.explore, 0 < self.sparse.explore <= 1, "in (0, 1]")
+        _require("sparse.reserve", self.sparse.reserve, 0 <= self.sparse.reserve < 1, "in [0, 1)")
         _require("prior.timeout_s", self.prior.timeout_s, self.prior.timeout_s > 0, "a positive number of seconds")
         _require("prior.text_key", self.prior.text_key, self.prior.text_key != "", "null or an entry of extra_info")
 

@@ -3,7 +3,7 @@
 #   recipes/demo/run.sh METHOD SEED TASK_DIR RUN_DIR [hydra overrides]
 # METHOD: v05 (streaming) | v05_rounds | v05_fixed_k1 _k2 _k4 _k8 (no extra rollouts), these with a _v0 (value model) or
 # _none (no prior) behind them, or without (the prompts' history), then with an _eb (empirical-Bayes fusion), then
-# with a _loo (leave-one-out baseline) | grpo16 | grpo8 | grpo4 | dapo | ppo.
+# with a _loo (leave-one-out baseline) | v05_sparse (POOL prompts looked at), with _v0 or _none | grpo16 | grpo8 | grpo4 | dapo | ppo.
 # Every method starts a step with 128 rollouts.
 set -euo pipefail
 
@@ -22,6 +22,7 @@ esac
 case $bare in
   v05)          export SCHEDULE=streaming script=v05 ;;
   v05_rounds)   export SCHEDULE=rounds script=v05 ;;
+  v05_sparse)   export script=v05_sparse ;;
   v05_fixed_k*) export K=${bare#v05_fixed_k} script=v05_fixed_k ;;
   grpo*)        export GROUP=${bare#grpo} script=grpo ;;
   dapo | ppo)   script=$bare ;;

@@ -50,6 +50,16 @@ class StepInputs:
         self._result = found
 
     @property
+    def group_weight(self) -> np.ndarray | float:
+        """Factor on each group's advantages, (G,): with ``sparse.importance_weights`` 1 / the rollouts it expected.
+
+        Times the pool's mean expectation, so that equal chances give 1.
+        """
+        if not self.settings.sparse.importance_weights:
+            return 1.0
+        return self.rows.mean_expected / np.array([g.expected for g in self.rows.groups])
+
+    @property
     def belief(self) -> Belief:
         """What the baselines go by, of each group.
 
@@ -108,6 +118,7 @@ def compute_v05_outcome_advantage(
         shaping=inputs.shaping,
         sigma_floor=settings.sigma_floor,
         group_weighting=settings.group_weighting,
+        group_weight=inputs.group_weight,
     )
     per_row = torch.as_tensor(rows.spread(inputs.result.advantage)).to(token_level_rewards)
     token_level = per_row.unsqueeze(-1) * response_mask

@@ -51,8 +51,8 @@ class EmpiricalBayesFusion(FusionMethod):
         if scored.any():
             self.calibration = self.calibration.fit(evidence.of(scored), successes[scored], k[scored])
         belief = self.calibration.belief(evidence)
-        scored_ids = [name for name, has in zip(prompt_ids, scored, strict=True) if has]
-        self.history.add(scored_ids, successes[scored], k[scored])
+        # A prompt that was looked at and got no rollouts is counted with none: its history fades.
+        self.history.add(prompt_ids, successes, k)
         return belief
 
     def metrics(self) -> dict[str, float]:

@@ -40,9 +40,17 @@ class Batch:
 
     def __init__(self, groups: Sequence[Group], record: StepRecord, method: Method, prior: asyncio.Task[None]):
         self.record = record
-        self.schedule = method.open(groups, record.groups)
+        self.schedule = method.open(groups, record.groups, record.step)
         self.prior = prior
+        self._first: dict[str, int] | None = None
         self._answers: dict[str, asyncio.Future[int]] = {}
+
+    async def first_rollouts(self, uid: str) -> int:
+        """Wait for the beliefs, then for the schedule's decision on a prompt's first rollouts."""
+        await self.prior
+        if self._first is None:
+            self._first = self.schedule.open()
+        return self._first[uid]
 
     async def settled(self, group: Group) -> int:
         """Wait for the schedule's answer to a group whose rollouts have settled."""
@@ -88,7 +96,8 @@ class Allocator:
 
     async def open_batch(self, step: int, uids: Sequence[str], queries: Sequence[Query]) -> None:
         """Register a batch's groups and start asking for their priors."""
-        groups = [Group(uid, query, spent=self.settings.k_init) for uid, query in zip(uids, queries, strict=True)]
+        k_init = self.settings.k_init
+        groups = [Group(uid, query, spent=k_init, first=k_init) for uid, query in zip(uids, queries, strict=True)]
         record = self._records.setdefault(step, StepRecord(step))
         context = self.support.sample(step, len(record.groups))
         record.groups.extend(groups)
@@ -96,6 +105,13 @@ class Allocator:
         batch = Batch(groups, record, self.method, task)
         self._group_of |= {g.uid: g for g in groups}
         self._batch_of |= dict.fromkeys(uids, batch)
+
+    async def first_rollouts(self, uid: str) -> int:
+        """How many rollouts a prompt starts with, 0 for none in this step; asked for with ``k_init=0`` only."""
+        asked_at, batch = time.monotonic(), self._batch_of[uid]
+        count = await batch.first_rollouts(uid)
+        batch.record.prior_wait_s = max(batch.record.prior_wait_s, time.monotonic() - asked_at)
+        return count
 
     async def settle(self, uid: str, rewards: dict[int, float], failed: int, problems: Sequence[str] = ()) -> int:
         """Take the rewards of a group's settled rollouts; answer how many more to start (0 = complete).

@@ -29,6 +29,7 @@ SCHEDULES = Registry(
         "rounds": "verl_v05.rollout.schedule.Rounds",
         "streaming": "verl_v05.rollout.schedule.Streaming",
         "fixed": "verl_v05.rollout.schedule.Fixed",
+        "sparse": "verl_v05.rollout.sparse.Sparse",
     },
 )
 
@@ -51,6 +52,7 @@ class Schedule(ABC):
         groups: the batch.
         settings, fusion, allocation: the run's.
         step_groups: all groups of the training step so far, if there are other batches.
+        step: number of the training step; with a seed of the settings it seeds what is random.
     """
 
     def __init__(
@@ -60,12 +62,14 @@ class Schedule(ABC):
         fusion: FusionMethod,
         allocation: AllocationRule,
         step_groups: Sequence[Group] | None = None,
+        step: int = 0,
     ):
         self.groups = {group.uid: group for group in groups}
         self.settings = settings
         self.fusion = fusion
         self.allocation = allocation
         self.step_groups = groups if step_groups is None else step_groups
+        self.step = step
 
     @classmethod
     def takes_cap(cls, allocation: AllocationRule) -> bool:
@@ -75,6 +79,13 @@ class Schedule(ABC):
     @classmethod
     def check(cls, settings: V05Settings, allocation: AllocationRule) -> None:
         """Raise :class:`SettingsError` for settings that this schedule cannot go with."""
+        require(
+            f"{KEY}.k_init",
+            settings.k_init,
+            settings.k_init >= 1,
+            "at least 1, or 0 with schedule=sparse",
+            SettingsError,
+        )
         cap = settings.max_rollouts_per_step
         require(
             f"{KEY}.max_rollouts_per_step",
@@ -97,6 +108,13 @@ class Schedule(ABC):
     def divides_cap(cls, allocation: AllocationRule) -> bool:
         """Whether a cap is a budget that is divided by expected gain, so that a cost is not needed to end."""
         return False
+
+    def open(self) -> dict[str, int]:
+        """First rollouts of every group, 0 meaning that it gets none in this step.
+
+        Called once the batch's beliefs are known, and only with ``k_init=0``; otherwise ``k_init`` start at once.
+        """
+        raise NotImplementedError(f"{type(self).__name__} leaves the first rollouts to k_init")
 
     @abstractmethod
     def settled(self, uid: str) -> dict[str, int]:

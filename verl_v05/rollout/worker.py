@@ -57,6 +57,7 @@ class V05AgentLoopWorker(_VerlWorker):
 
         failed, first, extra = 0, 0, self.settings.k_init
         try:
+            extra = extra or await self.allocator.first_rollouts.remote(uid)
             while extra:
                 sessions = range(first, first + extra)
                 rewards, problems, errors = await self._run_sessions(

@@ -16,6 +16,8 @@ from verl_v05.fusion import Belief
 from verl_v05.rollout.record import StepRecord
 from verl_v05.settings import V05Settings
 
+ZERO = 1e-6
+
 
 def step_metrics(record: StepRecord, inputs: StepInputs, response_tokens: int) -> dict[str, float]:
     """All metrics of one step; shares are of the step's prompts unless said otherwise.
@@ -33,18 +35,42 @@ def step_metrics(record: StepRecord, inputs: StepInputs, response_tokens: int) -
         "rounds/mean": record.column("dispatches").mean(),  # sequential dispatches of a prompt
         "rounds/max": record.column("dispatches").max(),
         "extra/asked": record.column("asked").sum(),
-        "extra/dispatched": (record.column("spent") - settings.k_init).sum(),
+        "extra/dispatched": (record.column("spent") - record.column("first")).sum(),
         "extra/padded": record.column("padded").sum(),
         "extra/cut": record.column("cut").sum(),
         "rollouts/spent": record.column("spent").sum(),
         "rollouts/failed": record.column("failed").sum(),
         "rollouts/response_tokens": response_tokens,
+        "rollouts/zero_advantage": (np.abs(result.advantage) < ZERO).mean(),  # share that teaches nothing
+        **_by_source(record),
+        **_sparse_metrics(record),
         **_prior_metrics(record, inputs.belief.prior, result),
         **_fusion_metrics(inputs.belief, result, settings),
         **_baseline_errors(inputs),
         **{f"calibration/{name}": value for name, value in record.fusion_metrics.items()},
     }
     return {f"v05/{name}": float(value) for name, value in metrics.items()}
+
+
+def _by_source(record: StepRecord) -> dict[str, float]:
+    spent: dict[str, float] = {}
+    for group in record.groups:
+        spent[group.query.data_source] = spent.get(group.query.data_source, 0) + group.spent
+    return {f"rollouts/source/{source}": count for source, count in spent.items()}
+
+
+def _sparse_metrics(record: StepRecord) -> dict[str, float]:
+    expected = record.column("expected")
+    if np.isnan(expected).all():
+        return {}
+    skipped, prior = record.column("spent") == 0, record.column("prior")
+    return {
+        "sparse/looked_at": len(record.groups),
+        "sparse/skipped_solved": (skipped & (prior > 0)).sum(),  # more likely right than wrong
+        "sparse/skipped_hopeless": (skipped & (prior <= 0)).sum(),
+        "sparse/expected_min": expected.min(),  # below 1 it is the chance to get a rollout at all
+        "sparse/expected_max": expected.max(),
+    }
 
 
 def _prior_metrics(record: StepRecord, prior: np.ndarray, result: Advantages) -> dict[str, float]:
