@@ -105,7 +105,7 @@ class V05Settings:
         for key, allowed in (("baseline", BASELINES), ("group_weighting", GROUP_WEIGHTINGS)):
             _require(key, getattr(self, key), getattr(self, key) in allowed, f"one of {', '.join(allowed)}")
         _require("k_init", self.k_init, self.k_init >= 0, "at least 1, or 0 with schedule=sparse")
-        _require("k_max", self.k_max, self.k_max >= max(1, self.k_init), f"at least 1 and k_init ({self.k_init})")
+        _require("k_max", self.k_max, self.k_max >= max(1, self.k_init), f"at least k_init ({self.k_init}), and 1")
         _require("cost", self.cost, 0 <= self.cost < math.inf, "a positive number, or 0 where a schedule divides a cap")
         _require("step", self.step, self.step == TO_TARGET or _is_count(self.step), f"an integer >= 1 or {TO_TARGET!r}")
         _require("halt_share", self.halt_share, 0 <= self.halt_share <= 1, "in [0, 1]")

@@ -17,7 +17,6 @@ class Group:
     uid: str
     query: Query
     spent: int  # rollouts dispatched, failed ones included
-    first: int = 0  # of them, those that were started before any outcome was known
     prior: float = NAN  # V, as believed before the rollouts: what allocation goes by; NaN: none
     rewards: dict[int, float] = field(default_factory=dict)  # session -> outcome reward in [-1, 1]
     failed: int = 0
@@ -29,6 +28,7 @@ class Group:
     strength: float = NAN  # rollouts the prior is worth, NaN with a fusion that has no such number
     fitted_prior: float = NAN  # V and its strength again, after the fusion has learnt from the whole step,
     fitted_strength: float = NAN  # this group's rewards among it
+    first: int = 0  # rollouts that were started before any outcome was known
     expected: float = NAN  # first rollouts it could expect, where a schedule draws them; NaN where they are given
 
     @property

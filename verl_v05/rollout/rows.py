@@ -6,6 +6,7 @@ A row is a trajectory in TransferQueue, keyed ``{uid}_{session}_{index}``. A ses
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ class StepRows:
     session_number: np.ndarray  # (S,) number of the session in its group
     rewards: np.ndarray  # (S,) outcome rewards in [-1, 1]
     groups: list[Group]  # (G,)
-    mean_expected: float  # first rollouts that a prompt of the step, with or without any, could expect; or NaN
+    mean_expected: float = math.nan  # first rollouts that a prompt of the step, with or without any, could expect; or NaN
 
     @property
     def opening_belief(self) -> Belief:
@@ -82,7 +83,7 @@ def match_rows(keys: Sequence[str], is_padding: Sequence[bool], record: StepReco
         session_number=np.array([number for _, number in sessions]),
         rewards=np.array([group_of[uid].rewards[number] for uid, number in sessions]),
         groups=[group_of[uid] for uid in groups],
-        mean_expected=float(record.column("expected").mean()),
+        mean_expected=float(np.mean(record.column("expected"))),
     )
 
 
