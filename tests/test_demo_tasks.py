@@ -113,7 +113,7 @@ def test_only_what_follows_the_last_comma_of_a_calculation_is_graded() -> None:
 def true_success(problems: Sequence[calculation.Problem], seed: int) -> np.ndarray:
     """What the warm-up aims at."""
     known = calculation.draw_competences(np.random.default_rng(seed))
-    return np.array([np.prod([known[operation][right % 10] for operation, right in p.steps]) for p in problems])
+    return np.array([calculation.aimed_success(problem, known) for problem in problems])
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -116,6 +116,16 @@ def draw_competences(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {"+": even**add, "-": even**subtract, "*": even**_PRODUCT}
 
 
+def step_competences(problem: Problem, competences: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The competence of each step, in (0, 1], of shape (steps,)."""
+    return np.array([competences[operation][right % DIGITS] for operation, right in problem.steps])
+
+
+def aimed_success(problem: Problem, competences: Mapping[str, np.ndarray]) -> float:
+    """Success probability, in (0, 1], that the warm-up aims at: that no step slips."""
+    return float(step_competences(problem, competences).prod())
+
+
 def draw_problem(level: Level, rng: np.random.Generator) -> Problem:
     """Draw one problem. Every step's result is in `RESULTS`."""
     steps: list[tuple[str, int]] = []
@@ -171,6 +181,6 @@ def warm_up_batches(
         problems = [draw_problem(level, rng) for level in levels]
         responses = []
         for problem in problems:
-            known = [competences[operation][right % DIGITS] for operation, right in problem.steps]
+            known = step_competences(problem, competences)
             responses.append(problem.response_with(rng.random(len(known)) >= known))
         yield Batch([problem.prompt for problem in problems], responses, [1.0] * problems_per_step)

@@ -146,6 +146,11 @@ def draw_competences(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {level.name: even**level.exponent for level in LEVELS}
 
 
+def aimed_success(problem: Problem, competences: Mapping[str, np.ndarray]) -> float:
+    """Success probability, in [0, 1], that the warm-up aims at."""
+    return float(competences[problem.level][problem.skill_digit])
+
+
 def split_problems(rng: np.random.Generator, train_size: int, val_size: int) -> tuple[list[Problem], list[Problem]]:
     """Draw disjoint train and validation problems, each shuffled.
 
@@ -203,7 +208,7 @@ def warm_up_batches(
         problems = [pool[rng.integers(len(pool))] for pool in drawn]
         batch = Batch([], [], [])
         for problem in problems:
-            competence = float(competences[problem.level][problem.skill_digit])
+            competence = aimed_success(problem, competences)
             for answer, weight in ((problem.answer, competence), (problem.slip, 1.0 - competence)):
                 if weight > 0.0:
                     batch.prompts.append(problem.prompt)
