@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recipes.demo.make import Settings, make_demo
+from recipes.demo.make import SETTINGS, Settings, make_demo
 from recipes.demo.run_summary import draw_run, summary_table
 from recipes.demo.runs import read_run
 from recipes.demo.training_process import RunFailedError, train
@@ -17,7 +17,8 @@ from recipes.demo.training_process import RunFailedError, train
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--task", choices=SETTINGS, default=Settings.task)
+    parser.add_argument("--out", type=Path, help="[runs/demo; of another task runs/demo_TASK]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument(
@@ -26,8 +27,9 @@ def main() -> None:
     args = parser.parse_args()
 
     console, started = Console(), time.monotonic()
-    task, out = args.out / "task", args.out / f"{args.method}_{args.seed}"
-    make_demo(task, Settings(), console)
+    folder = args.out or Path("runs") / ("demo" if args.task == Settings.task else f"demo_{args.task}")
+    task, out = folder / "task", folder / f"{args.method}_{args.seed}"
+    make_demo(task, SETTINGS[args.task], console)
     try:
         train(args.method, args.seed, task, out, console, steps=args.steps)
     except RunFailedError as error:

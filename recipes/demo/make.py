@@ -1,4 +1,4 @@
-"""Make the demo's data and warmed-up policy: `python -m recipes.demo.make --out DIR --seed 0`."""
+"""Make a demo's data and warmed-up policy: `python -m recipes.demo.make --out DIR --task arithmetic --seed 0`."""
 
 import argparse
 import json
@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-    from recipes.demo.task import Problem
+    from recipes.demo.task import TaskProblem
 
 RECORD = "demo.json"
-PRODUCTS = ("policy", "train.parquet", "val.parquet")  # with the record, all that a demo consists of
+OVERRIDES = "overrides.txt"  # of the setting `cpu`, one a line, read by recipes/paper
+PRODUCTS = ("policy", "train.parquet", "val.parquet", OVERRIDES)  # with the record, all that a demo consists of
 HISTOGRAM_BINS = 10
 
 
@@ -35,6 +37,7 @@ class Settings:
     something else from the same numbers.
     """
 
+    task: str = "arithmetic"
     seed: int = 0
     train_size: int = 256
     val_size: int = 256
@@ -45,6 +48,23 @@ class Settings:
     mixed_problems_per_step: int = 32
     mixed_peak_lr: float = 1e-3
     format_version: int = 1
+
+
+# Where each task's code is, and what it is made with unless told otherwise.
+MODULES = {"arithmetic": "recipes.demo.task", "calculation": "recipes.demo.calculation"}
+SETTINGS = {
+    "arithmetic": Settings(),
+    "calculation": Settings(
+        task="calculation",
+        train_size=8192,
+        clean_steps=700,
+        clean_peak_lr=4e-3,
+        mixed_steps=350,
+        mixed_peak_lr=2e-3,
+    ),
+}
+# A calculation can be right by luck, so its success probabilities are checked against samples.
+CHECKED_PROMPTS, CHECKED_SAMPLES, CHECKED_TOKENS = 64, 32, 64
 
 
 def is_made(out: Path, settings: Settings) -> bool:
@@ -88,7 +108,9 @@ def _build(target: Path, settings: Settings, console: Console) -> None:
     from transformers.utils import logging
 
     from recipes.demo.policy import build_model, build_tokenizer
-    from recipes.demo.task import draw_competences, split_problems, write_parquet
+    from recipes.demo.task import write_parquet
+
+    task = import_module(MODULES[settings.task])
 
     # One thread makes the result independent of the number of cores, and is fastest at this size.
     torch.set_num_threads(1)
@@ -96,13 +118,14 @@ def _build(target: Path, settings: Settings, console: Console) -> None:
     rng = np.random.default_rng(settings.seed)
     logging.disable_progress_bar()
 
-    competences = draw_competences(rng)
-    train, val = split_problems(rng, settings.train_size, settings.val_size)
+    competences = task.draw_competences(rng)
+    train, val = task.split_problems(rng, settings.train_size, settings.val_size)
     write_parquet(train, "train", target / "train.parquet")
     write_parquet(val, "val", target / "val.parquet")
+    (target / OVERRIDES).write_text("".join(f"{override}\n" for override in task.TRAINING))
 
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
+    model = build_model(tokenizer, task.SHAPE)
     started = time.perf_counter()
     _warm_up(model, tokenizer, competences, rng, settings, console)
     seconds = time.perf_counter() - started
@@ -117,6 +140,8 @@ def _build(target: Path, settings: Settings, console: Console) -> None:
         "train": _measure(model, tokenizer, train),
         "val": _measure(model, tokenizer, val),
     }
+    if settings.task == "calculation":
+        record["sampled"] = _check_by_sampling(model, tokenizer, val)
     (target / RECORD).write_text(json.dumps(record, indent=2) + "\n")
 
 
@@ -133,6 +158,7 @@ def _warm_up(
 
     from recipes.demo.policy import warm_up
 
+    task = import_module(MODULES[settings.task])
     perfect = {name: np.ones_like(values) for name, values in competences.items()}
     columns = (
         TextColumn("{task.description}"),
@@ -154,8 +180,7 @@ def _warm_up(
             warm_up(
                 model,
                 tokenizer,
-                known,
-                rng,
+                task.warm_up_batches(known, rng, problems_per_step),
                 steps=steps,
                 problems_per_step=problems_per_step,
                 peak_lr=peak_lr,
@@ -164,12 +189,13 @@ def _warm_up(
 
 
 def _measure(
-    model: "Qwen3ForCausalLM", tokenizer: "PreTrainedTokenizerFast", problems: Sequence["Problem"]
+    model: "Qwen3ForCausalLM", tokenizer: "PreTrainedTokenizerFast", problems: Sequence["TaskProblem"]
 ) -> dict[str, Any]:
     """Summarise the success probabilities of a split under sampling at temperature 1.
 
     `histogram` counts prompts in equal bins over [0, 1]; `by_level` gives the number of prompts and
-    the expected accuracy; `success_probabilities` has one value per row of the split, in row order.
+    the expected accuracy; `success_probabilities` has one value per row of the split, in row order: the probability of
+    the one right answer, or of the true calculation, to which right answers by luck come on top (see `sampled`).
     """
     import numpy as np
 
@@ -188,6 +214,22 @@ def _measure(
         },
         "histogram": np.histogram(values, bins=HISTOGRAM_BINS, range=(0.0, 1.0))[0].tolist(),
         "success_probabilities": values.round(6).tolist(),
+    }
+
+
+def _check_by_sampling(
+    model: "Qwen3ForCausalLM", tokenizer: "PreTrainedTokenizerFast", problems: Sequence["TaskProblem"]
+) -> dict[str, Any]:
+    """Compare the accuracy of sampled responses to the first problems with what their probabilities say."""
+    from recipes.demo.policy import sampled_success, success_probabilities
+
+    problems = problems[:CHECKED_PROMPTS]
+    sampled = sampled_success(model, tokenizer, problems, CHECKED_SAMPLES, CHECKED_TOKENS)
+    return {
+        "prompts": len(problems),
+        "samples": CHECKED_SAMPLES,
+        "accuracy": round(float(sampled.mean()), 4),
+        "expected_accuracy": round(float(success_probabilities(model, tokenizer, problems).mean()), 4),
     }
 
 
@@ -217,11 +259,13 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory to make the demo in")
+    parser.add_argument("--task", choices=SETTINGS, default=Settings.task)
     parser.add_argument("--seed", type=int, default=Settings.seed)
     arguments = parser.parse_args()
+    settings = replace(SETTINGS[arguments.task], seed=arguments.seed)
     console = Console()
     out = arguments.out.resolve()
-    _print_summary(make_demo(out, Settings(seed=arguments.seed), console), out, console)
+    _print_summary(make_demo(out, settings, console), out, console)
 
 
 if __name__ == "__main__":

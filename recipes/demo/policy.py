@@ -1,21 +1,22 @@
 """The demo's policy: a character tokenizer and a tiny Qwen3, warmed up to be partly right."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from recipes.demo.task import LEVELS, Problem, problems_of
+from recipes.demo.reward import compute_score
+from recipes.demo.task import SHAPE, Batch, TaskProblem
 
 PAD, EOS, BOS = "<pad>", "<eos>", "<bos>"
 
-# The task needs only digits and operators. The letters let any plain text be encoded, which an
+# The tasks need only digits, operators and a comma. The letters let any plain text be encoded, which an
 # inference server does when it warms itself up.
 _CHARACTERS = "0123456789+-*=? \nabcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,:#<>|_/()[]{}\\"
 
-_WIDTH = 128
+_ROWS = 256  # of one forward pass
 _IGNORED = -100  # the label that cross-entropy leaves out
 
 
@@ -30,8 +31,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """Return a randomly initialised fp32 Qwen3 of about 0.3 million parameters.
+def build_model(tokenizer: PreTrainedTokenizerFast, shape: Mapping[str, int] = SHAPE) -> Qwen3ForCausalLM:
+    """Return a randomly initialised fp32 Qwen3 of a task's shape.
 
     The random state is torch's global one. The head size and the even head counts are ones that
     inference servers have kernels for. Weights start at a standard deviation of 1 / sqrt(width),
@@ -39,18 +40,14 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     """
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=_WIDTH,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         head_dim=32,
         max_position_embeddings=512,
-        initializer_range=_WIDTH**-0.5,
+        initializer_range=shape["hidden_size"] ** -0.5,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id,
+        **shape,
     )
     return Qwen3ForCausalLM(config).float()
 
@@ -95,48 +92,80 @@ def _answer_log_probs(
 
 @torch.no_grad()
 def success_probabilities(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem]
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Sequence[TaskProblem]
 ) -> np.ndarray:
-    """Return the exact probability, in [0, 1], of sampling each true answer at temperature 1.
+    """Return the exact probability, in [0, 1], of sampling each true response at temperature 1.
 
-    Teacher forcing gives it, so no sampling noise enters. The result has shape (len(problems),).
+    Teacher forcing gives it, so no sampling noise enters. The result has shape (len(problems),). Of a calculation it is
+    a lower bound of the probability of being right: other responses can have the right answer too.
     """
-    log_probs = _answer_log_probs(model, tokenizer, [p.prompt for p in problems], [str(p.answer) for p in problems])
-    return log_probs.exp().double().numpy()
+    # Rows of similar length share a pass, because passes are padded to their longest.
+    order = np.argsort([len(p.prompt) + len(p.response) for p in problems], kind="stable")
+    values = np.empty(len(problems))
+    for start in range(0, len(order), _ROWS):
+        rows = order[start : start + _ROWS]
+        chosen = [problems[row] for row in rows]
+        log_probs = _answer_log_probs(model, tokenizer, [p.prompt for p in chosen], [p.response for p in chosen])
+        values[rows] = log_probs.exp().double().numpy()
+    return values
+
+
+@torch.no_grad()
+def sampled_success(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    problems: Sequence[TaskProblem],
+    samples: int,
+    max_tokens: int,
+) -> np.ndarray:
+    """Return each problem's share, in [0, 1], of rewarded responses among `samples` at temperature 1.
+
+    The random state is torch's global one. The result has shape (len(problems),).
+    """
+    scores = []
+    per_pass = max(1, _ROWS // samples)
+    for start in range(0, len(problems), per_pass):
+        chosen = problems[start : start + per_pass]
+        inputs = tokenizer([p.prompt for p in chosen], padding=True, padding_side="left", return_tensors="pt")
+        length = inputs["input_ids"].shape[1]
+        ids = model.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            do_sample=True,
+            top_k=0,
+            num_return_sequences=samples,
+            max_new_tokens=max_tokens,
+        )
+        texts = tokenizer.batch_decode(ids[:, length:], skip_special_tokens=True)
+        for row, text in enumerate(texts):
+            problem = chosen[row // samples]
+            scores.append(compute_score(problem.data_source, text, str(problem.answer))["score"])
+    return np.reshape(scores, (len(problems), samples)).mean(axis=1)
 
 
 def warm_up(
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    competences: Mapping[str, np.ndarray],
-    rng: np.random.Generator,
+    batches: Iterator[Batch],
     *,
     steps: int,
     problems_per_step: int,
     peak_lr: float,
     on_step: Callable[[float], None],
 ) -> None:
-    """Train `model` in place until it mixes true answers and slips as `competences` asks.
+    """Train `model` in place on the next `steps` batches of a task's `warm_up_batches`.
 
-    A step draws problems from the whole problem space, evenly over levels and then evenly within
-    the level: the validation prompts are held out from reinforcement learning, not from the
-    warm-up. Each problem appears with its true answer, weighted by its competence, and with its
-    slip, weighted by the rest; weighing both teaches the mixture faster than sampling one label.
-    An answer that would weigh nothing is left out, so competences of one train on the truth alone.
     The learning rate rises over the first twentieth of the steps, then falls to zero along a
     cosine; `steps` must exceed 20 for that. `on_step` gets each step's loss, in nats per problem.
     """
-    pools = [list(problems_of(level)) for level in LEVELS]
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=peak_lr, total_steps=steps, pct_start=0.05, cycle_momentum=False
     )
     model.train()
     for _ in range(steps):
-        drawn = [pools[index] for index in rng.integers(len(pools), size=problems_per_step)]
-        problems = [pool[rng.integers(len(pool))] for pool in drawn]
-        prompts, answers, weights = _weighted_labels(problems, competences)
-        losses = -_answer_log_probs(model, tokenizer, prompts, answers)
+        prompts, responses, weights = next(batches)
+        losses = -_answer_log_probs(model, tokenizer, prompts, responses)
         loss = (losses * torch.tensor(weights)).sum() / problems_per_step
         optimizer.zero_grad()
         loss.backward()
@@ -145,16 +174,3 @@ def warm_up(
         schedule.step()
         on_step(loss.item())
     model.eval()
-
-
-def _weighted_labels(
-    problems: Sequence[Problem], competences: Mapping[str, np.ndarray]
-) -> tuple[list[str], list[str], list[float]]:
-    """List each problem's prompt with its true answer and its slip, and their positive weights."""
-    rows = []
-    for problem in problems:
-        competence = float(competences[problem.level][problem.skill_digit])
-        rows.append((problem.prompt, str(problem.answer), competence))
-        rows.append((problem.prompt, str(problem.slip), 1.0 - competence))
-    prompts, answers, weights = zip(*(row for row in rows if row[2] > 0.0), strict=True)
-    return list(prompts), list(answers), list(weights)

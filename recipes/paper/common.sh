@@ -31,6 +31,10 @@ if [[ $SETTING == cpu ]]; then
   # The demo's policy, its reward, and a seed that sglang can take on a CPU only for all requests together.
   setting=(reward.custom_reward_function.path="$recipes/demo/reward.py"
            +actor_rollout_ref.rollout.engine_kwargs.sglang.random_seed="$SEED")
+  if [[ -f $task/overrides.txt ]]; then # what the demo's task asks for
+    mapfile -t overrides < "$task/overrides.txt"
+    setting+=("${overrides[@]}")
+  fi
   if [[ ${RAY_ADDRESS:-local} != local ]]; then # what a Ray that runs already does not take
     setting+=(ray_kwargs.ray_init.{num_cpus,num_gpus,object_store_memory,_system_config}=null)
   fi
