@@ -23,7 +23,7 @@ def group(uid: str, rewards: list[float], prior: float, **counts: int) -> Group:
     """A group whose failed sessions come after the scored ones."""
     spent = len(rewards) + counts.get("failed", 0)
     beliefs = {"prior": prior, "fitted_prior": prior, "probability": (prior + 1) / 2}
-    return Group(uid, Query(uid, "", "s"), spent, rewards=dict(enumerate(rewards)), **beliefs, **counts)
+    return Group(uid, Query(uid, "", "s"), spent, rewards=dict(enumerate(rewards)), first=4, **beliefs, **counts)
 
 
 def metrics_of(record: StepRecord, settings: V05Settings | None = None, tokens: int = 0) -> dict[str, float]:

@@ -14,7 +14,7 @@ from verl_v05.method import Method
 from verl_v05.settings import SettingsError, V05Settings, load_settings
 
 SCHEDULE_PRESETS = ("rounds", "streaming", "fixed")
-PRESETS = (*SCHEDULE_PRESETS, "empirical_bayes")
+PRESETS = (*SCHEDULE_PRESETS, "empirical_bayes", "sparse")
 
 
 def group(**values: Any) -> DictConfig:
@@ -107,6 +107,10 @@ def test_wrong_types_name_key_value_and_type(values: dict, message: str) -> None
     [
         ({"schedule": "round"}, "schedule", "'round'", "rounds, streaming, fixed"),
         ({"k_init": 0}, "k_init", "0", "at least 1"),
+        ({"k_init": -1}, "k_init", "-1", "at least 1"),
+        ({"k_init": 0, "k_max": 0}, "k_max", "0", "at least k_init .*and 1"),
+        ({"sparse": {"explore": 0}}, "sparse.explore", "0.0", r"in \(0, 1\]"),
+        ({"sparse": {"reserve": 1}}, "sparse.reserve", "1.0", r"in \[0, 1\)"),
         ({"k_init": 8, "k_max": 4}, "k_max", "4", r"at least k_init \(8\)"),
         ({"cost": 0}, "cost", "0.0", "positive"),
         ({"cost": -1}, "cost", "-1.0", "positive"),
@@ -168,10 +172,27 @@ def test_the_preset_beyond_the_paper_changes_fusion_and_allocation() -> None:
     )
 
 
+def test_the_sparse_preset_asks_for_the_rollouts_of_a_step() -> None:
+    with pytest.raises(SettingsError, match="max_rollouts_per_step=None is not allowed: it must be the number"):
+        Method.from_settings(load_settings(composed("sparse")))
+    settings = load_settings(composed("sparse", "algorithm.v05.max_rollouts_per_step=128"))
+    assert Method.from_settings(settings).fusion.has_strength
+    assert settings == V05Settings(
+        fusion="empirical_bayes",
+        baseline="leave_one_out",
+        allocation="outcome_variance",
+        schedule="sparse",
+        k_init=0,
+        k_max=4,
+        group_weighting="per_rollout",
+        max_rollouts_per_step=128,
+    )
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_can_be_composed_as_files_of_the_package(preset: str) -> None:
     with initialize_config_module("verl_v05.config", version_base=None):
-        assert compose(config_name=f"algorithm/v05/{preset}").algorithm.v05.schedule in SCHEDULE_PRESETS
+        assert compose(config_name=f"algorithm/v05/{preset}").algorithm.v05.schedule in (*SCHEDULE_PRESETS, "sparse")
 
 
 def test_rounds_preset_spells_out_every_default() -> None:
@@ -195,7 +216,8 @@ def test_a_group_that_is_no_mapping_is_refused_with_the_way_to_choose_a_preset(v
 
 def test_every_preset_is_a_method() -> None:
     for preset in PRESETS:
-        Method.from_settings(load_settings(composed(preset)))
+        cap = ["algorithm.v05.max_rollouts_per_step=128"] if preset == "sparse" else []
+        Method.from_settings(load_settings(composed(preset, *cap)))
 
 
 @pytest.mark.parametrize("key", ["fusion", "allocation", "schedule"])

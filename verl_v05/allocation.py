@@ -241,5 +241,5 @@ class ProductAllocation(PosteriorRule):
 
 def _shared(worth: np.ndarray, k: np.ndarray, cost: float) -> Demand:
     """Demand of prompts whose j-th rollout is worth a j-th of ``worth``."""
-    target = worth / cost if cost > 0 else np.where(worth > 0, np.inf, k)
+    target = np.floor(worth / cost) if cost > 0 else np.where(worth > 0, np.inf, k)
     return Demand(target, lambda prompt, before: worth[prompt] / (k[prompt] + before + 1))

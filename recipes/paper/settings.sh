@@ -20,9 +20,10 @@ recipe_settings=(
   GROUP     # rollouts a prompt: grpo.sh, dapo.sh, ppo.sh                                                    [16, 16, 4]
   KL        # coefficient of the KL loss: grpo.sh                                            [0.001 at GROUP=16, else 0]
   K         # rollouts a prompt: v05_fixed_k.sh                                                                      [4]
+  POOL      # prompts that a step looks at: v05_sparse.sh                                [as many as rollouts; on cpu 256]
   SCHEDULE  # rounds (the paper's) | streaming: v05.sh                                                          [rounds]
 
-  # Both V0.5 scripts (prior.sh).
+  # The V0.5 scripts (prior.sh); v05_sparse.sh sets FUSION and BASELINE itself.
   PRIOR     # v0 (a value model; the paper's) | history (the prompts' own outcomes) | none          [v0; on cpu history]
   V0_MODEL  # folder or hub id of the value model            [the authors' release; on cpu the small one of the package]
   FUSION    # shrinkage (the paper's) | empirical_bayes (a Beta prior fitted online)                         [shrinkage]

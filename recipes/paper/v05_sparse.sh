@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # V0.5, beyond the paper: ROLLOUTS rollouts a step, divided among a pool of prompts by what each is expected to teach, from
 # none up (schedule=sparse, empirical-Bayes fusion, leave-one-out baselines).
-#   POOL              prompts that a step looks at                                       [as many as rollouts; on cpu 256]
-#   PRIOR, V0_MODEL   see settings.sh
+#   POOL, PRIOR, V0_MODEL   see settings.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 FUSION=empirical_bayes BASELINE=leave_one_out
 source "$recipes/paper/prior.sh"

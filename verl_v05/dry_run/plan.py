@@ -72,9 +72,12 @@ def step_of(config: DictConfig, workers: Workers) -> dict[str, Amount]:
         most, source = min(most, v05.max_rollouts_per_step), f"{source}, capped at {v05.max_rollouts_per_step:,}"
     if workers.refills:
         most, source = None, "groups of equal outcome are replaced by new prompts"
+    first = Amount(prompts * group, f"{prompts} prompts x {group}")
+    if v05 is not None and v05.k_init == 0:
+        first = Amount(most, "divided among the prompts: algorithm.v05.max_rollouts_per_step")
     step = {
         "prompts": Amount(prompts, "data.train_batch_size"),
-        "first_rollouts": Amount(prompts * group, f"{prompts} prompts x {group}"),
+        "first_rollouts": first,
         "max_rollouts": Amount(most, source),
         "max_tokens": Amount(most and most * checks.longest_sequence(config), "rollouts at most, at full length"),
     }

@@ -33,7 +33,9 @@ class StepRows:
     session_number: np.ndarray  # (S,) number of the session in its group
     rewards: np.ndarray  # (S,) outcome rewards in [-1, 1]
     groups: list[Group]  # (G,)
-    mean_expected: float = math.nan  # first rollouts that a prompt of the step, with or without any, could expect; or NaN
+    mean_expected: float = (
+        math.nan
+    )  # first rollouts that a prompt of the step, with or without any, could expect; or NaN
 
     @property
     def opening_belief(self) -> Belief:
