@@ -140,7 +140,7 @@ def test_failed_rollouts_are_part_of_the_budget() -> None:
         ({"max_rollouts_per_step": None}, "max_rollouts_per_step=None is not allowed"),
         (
             {"allocation": "osla", "fusion": "shrinkage"},
-            "allocation='osla' is not allowed: it must be one that compares",
+            "allocation='osla' is not allowed: it must be one that",
         ),
         (
             {"sparse": SparseSettings(importance_weights=True, reserve=0.1)},
