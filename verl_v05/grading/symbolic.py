@@ -13,12 +13,12 @@ from fractions import Fraction
 import sympy
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from latex2sympy2_extended.latex2sympy2 import And, ConversionConfig
-from sympy import Basic, Derivative, Expr, Integer, Interval, MatrixBase, Pow, Rational, Set, Symbol
+from sympy import Basic, Derivative, Eq, Expr, Float, Integer, MatrixBase, Pow, Rational, Set, Symbol
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
 from verl_v05.grading import number
-from verl_v05.grading.latex import UnparsedError, brackets, split
+from verl_v05.grading.latex import UnparsedError, split
 
 # Its units are off because they eat variables: "3 m" would become 3.
 NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none")
@@ -37,14 +37,9 @@ CONSTANTS = re.compile(r"[cCK](?:_.*)?")
 SCALES = (1, 1, -1, -1, 20, -20, 300, -300, 0, 0)
 POINTS = 3
 DIGITS = 60
-CUTS = re.compile(r"\\cap(?![a-zA-Z])|,")
-OPERATIONS = (
-    (re.compile(r"\\cup(?![a-zA-Z])"), sympy.Union),
-    (CUTS, sympy.Intersection),
-    (re.compile(r"\\setminus(?![a-zA-Z])"), sympy.Complement),
-)
-SUCH_THAT = re.compile(r"\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\\mid|\||:)(.*)")
-ELEMENT = re.compile(r"\s*([a-zA-Z])\s*\\in(?![a-zA-Z])(.*)")
+# Between inequalities, which the parser cannot join.
+OPERATIONS = ((re.compile(r"\\cup(?![a-zA-Z])"), sympy.Union), (re.compile(","), sympy.Intersection))
+SUCH_THAT = re.compile(r"\\\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\\mid|\||:)(.*)\\\}")
 
 
 def same(answer: str, gold: str, factor: Expr = sympy.S.One) -> bool:
@@ -80,11 +75,10 @@ def same_set(answer: str, gold: str) -> bool:
     Raises:
         UnparsedError: one of them is no such set.
     """
-    names: list[set[Symbol]] = [set(), set()]
-    left, right = _set(answer, names[0]), _set(gold, names[1])
-    if names[0] and names[1] and names[0] != names[1]:
-        return False
-    return left == right or bool(left.symmetric_difference(right).is_empty)
+    (left, mine), (right, theirs) = _set(answer), _set(gold)
+    return (not mine or not theirs or mine == theirs) and (
+        left == right or bool(left.symmetric_difference(right).is_empty)
+    )
 
 
 def unknowns(text: str) -> int:
@@ -92,32 +86,23 @@ def unknowns(text: str) -> int:
     return len(_names(_parse(text)))
 
 
-def _set(text: str, names: set[Symbol]) -> Set:
-    text = text.strip()
-    if text[:1] == "]" or text[-1:] == "[":  # ]0, 1[ is (0, 1)
-        text = text[0].replace("]", "(") + text[1:-1] + text[-1].replace("[", ")")
-    for pattern, kind in OPERATIONS:
+def _set(text: str) -> tuple[Set, set[Symbol]]:
+    """A set, and the unknowns that are said to be its elements."""
+    # ]0, 1[ is (0, 1)
+    text = re.sub(r"^\]", "(", re.sub(r"\[$", ")", text.strip()))
+    for pattern, operation in OPERATIONS:
         if len(parts := split(text, pattern)) > 1:
-            return kind(*[_set(part, names) for part in parts])
-    if element := ELEMENT.fullmatch(text):
-        names.add(Symbol(element[1], real=True))
-        return _set(element[2], names)
-    if bracket := brackets(text):
-        if condition := SUCH_THAT.fullmatch(bracket[1]):
-            return _set(condition[1], names)
-        ends = [_parse(part) for part in split(bracket[1], CUTS)]
-        if bracket[0] == "\\{":
-            return sympy.FiniteSet(*ends)
-        if len(ends) == 2 and all(isinstance(end, Expr) for end in ends) and ends[0] < ends[1]:
-            return Interval(*ends, bracket[0] == "(", bracket[2] == ")")
-        if len(ends) == 1 and bracket[0] == "(":
-            return _set(bracket[1], names)
+            sets, names = zip(*map(_set, parts), strict=True)
+            return operation(*sets), set().union(*names)
+    if condition := SUCH_THAT.fullmatch(text):
+        return _set(condition[1])
     value = _parse(text)
+    if isinstance(value, Eq) and isinstance(value.rhs, Set):  # how the parser reads "is an element of"
+        return value.rhs.doit(), value.free_symbols
     if isinstance(value, Relational | And):
-        names |= value.free_symbols
-        return sympy.And(*(value.args if isinstance(value, And) else [value])).as_set()
+        return sympy.And(*(value.args if isinstance(value, And) else [value])).as_set(), value.free_symbols
     if isinstance(value, Set):
-        return value.doit()
+        return value.doit(), set()
     raise UnparsedError(f"no set: {text}")
 
 
@@ -132,20 +117,17 @@ def _parse(text: str) -> Basic:
         value = latex2sympy(
             text, is_real=True, convert_degrees=False, normalization_config=NORMALIZATION, conversion_config=CASED
         )
-        value = value if isinstance(value, Relational | Set) or value.has(Derivative) else value.doit()
-        if isinstance(value, Expr):
-            value = value.xreplace({atom: Rational(str(atom)) for atom in value.atoms() if atom.is_Float})
+        value = value.xreplace({atom: Rational(str(atom)) for atom in value.atoms(Float)})
+        return value if isinstance(value, Relational | Set) or value.has(Derivative) else value.doit()
     except Exception as error:
         raise UnparsedError(f"no expression: {text!r}") from error
-    return value
 
 
 def _same_values(
     left: Expr, right: Expr, answer: number.Written | None = None, gold: number.Written | None = None
 ) -> bool:
     if _names(left, right):
-        left = left.xreplace(_renamed(left, right))
-        return all(_close(mine, theirs) for mine, theirs in _values(left, right))
+        return all(_close(mine, theirs) for mine, theirs in _values(_renamed(left, right), right))
     mine, theirs = next(_values(left, right))
     if gold is not None and gold.place is not None and mine.is_real:
         return number.same(number.Written(Fraction(str(mine))), gold)
@@ -154,26 +136,22 @@ def _same_values(
     return _close(mine, theirs)
 
 
-def _renamed(left: Expr, right: Expr) -> dict[Symbol, Symbol]:
-    """Constants of integration may have another letter or case."""
-    mine, theirs = left.free_symbols - right.free_symbols, right.free_symbols - left.free_symbols
-    indices = [
-        {str(symbol)[1:]: symbol for symbol in side if CONSTANTS.fullmatch(str(symbol))} for side in (mine, theirs)
-    ]
-    return {symbol: indices[1][index] for index, symbol in indices[0].items() if index in indices[1]}
+def _renamed(left: Expr, right: Expr) -> Expr:
+    """The left side with the right side's constants of integration: they may have another letter or case."""
+    mine, theirs = (
+        {str(symbol)[1:]: symbol for symbol in side if CONSTANTS.fullmatch(str(symbol))}
+        for side in (left.free_symbols - right.free_symbols, right.free_symbols - left.free_symbols)
+    )
+    return left.xreplace({mine[index]: theirs[index] for index in mine.keys() & theirs.keys()})
 
 
 def _close(mine: Expr, theirs: Expr) -> bool:
     if mine.is_Rational and theirs.is_Rational:
         return mine == theirs
-    if all(map(_vanishes, (mine, theirs))):
+    # A precision of one bit is how sympy marks a value of which no digit differs from zero.
+    if all(part == 0 or getattr(part, "_prec", 0) == 1 for side in (mine, theirs) for part in side.as_real_imag()):
         return True
     return bool(abs(mine - theirs) <= Rational(1, 10**40) * max(abs(mine), abs(theirs)))
-
-
-def _vanishes(value: Expr) -> bool:
-    # A precision of one bit is how sympy marks a value of which no digit differs from zero.
-    return all(part == 0 or (part.is_Float and part._prec == 1) for part in value.as_real_imag())
 
 
 def _values(left: Expr, right: Expr) -> Iterator[tuple[Expr, Expr]]:
