@@ -46,6 +46,9 @@ CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound", "¥": "yuan"}
 Replacement = str | Callable[[re.Match[str]], str]
 _PATTERNS: list[tuple[str, Replacement]] = [
     (r"(?<!\\)\\[()\[\]]|(?<!\\)\$|[`\"]", " "),
+    # A product of vectors has an order, unlike one of numbers.
+    (r"(\\(?:vec|mathbf|hat)\b[^=,]*)\\times", r"\1\\wedge"),
+    (r"\\text\s*\{\s*all reals?(?: numbers?)?\s*\}", r"\\mathbb{R}"),
     (r"\\frac\s*(\d)(?=\s*[\d{\\])", r"\\frac{\1}"),
     (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
     (r"\{,\}", ","),

@@ -29,7 +29,7 @@ LETTERS = {"I": r"\iota ", "E": r"\omicron ", "e": r"\varpi ", r"\gamma": r"\ups
            r"\top": r"\varrho "}  # fmt: skip
 TAKEN = re.compile(r"\\[a-zA-Z]+|[IE]|e(?=_)")
 # What the parser drops, or reads as a product of letters.
-UNREADABLE = re.compile(r"\\(?:ldots|subset|supset|mod|pmod|perp|parallel|to|mapsto|\|)|:|\?|\d \d")
+UNREADABLE = re.compile(r"\\(?:ldots|subset|supset|wedge|mod|pmod|perp|parallel|to|mapsto|\|)|:|\?|\d \d")
 MIXED = re.compile(r"(?<![\d.}\\])(\d+)\s*(\\frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d))")
 # The usual letters of integers: identities of floors and powers of -1 hold for them only.
 INTEGERS = re.compile(r"[jklmnNMK](?:_.*)?")
