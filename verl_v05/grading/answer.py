@@ -99,8 +99,8 @@ def _boxed(text: str, boxes: list[re.Match[str]]) -> str | None:
     start = len(text)
     for match in reversed(boxes):
         end = _end(text, match)
-        between = text[end : min(start, end + BETWEEN_LIMIT)]
-        if end < 0 or end > start or (contents and (end + BETWEEN_LIMIT < start or not JOINED.fullmatch(between))):
+        joined = not contents or (start - end <= BETWEEN_LIMIT and JOINED.fullmatch(text, end, start))
+        if not 0 <= end <= start or not joined:
             break
         content = match["bare"] or text[match.end() : end - 1]
         if contents or not PLACEHOLDER.fullmatch(content):

@@ -215,8 +215,6 @@ def _equations(answer: str, gold: str) -> bool | None:
         return _matching(left, right)
     if mine and theirs and compact(mine[1]) == compact(theirs[1]):
         return _same(left[-1], right[-1])
-    if compact(left[0]) == compact(right[-1]) and compact(left[-1]) == compact(right[0]):
-        return True
     return symbolic.same_equation((left[0], left[-1]), (right[0], right[-1]))
 
 

@@ -26,9 +26,7 @@ SPELLING = re.compile(r"\\[a-zA-Z]+|>=|<=|!=|\*\*|\+/-|\.\.\.|[^\x00-\x7f]")
 FUNCTIONS = r"(?:arc|a)?(?:sin|cos|tan)h?|cot|sec|csc|ln|exp|sqrt|gcd|lcm|max|min|det|binom"
 GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|sigma|phi|omega|pi"
 # A word is at least three letters with a vowel, written apart from what may be a product, or one of these.
-UNITS = (
-    "cm|mm|km|nm|kg|mg|ft|mph|hrs?|sec|min|lbs?|deg|rad|mol|ml|st|nd|rd|th|am|pm|[kMG]?eV|k?Hz|k?Pa|per|or|and|odd|inch"
-)
+UNITS = "[cmkn]m|[km]g|ft|mph|hrs?|sec|min|lbs?|deg|rad|mol|ml|st|[nr]d|th|[ap]m|[kMG]?eV|k?Hz|k?Pa|per|or|and|odd|inch"
 WORD = rf"(?:(?<=\d)(?:{UNITS})|(?<![\\a-zA-Z{{_\d])(?:{UNITS}|[A-Za-z](?=[a-z]*[aeiouy])[a-z]{{2,}}))(?![a-zA-Z_(\d])"
 TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 OPEN, CLOSE = "([{", ")]}"

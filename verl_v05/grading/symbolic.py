@@ -13,7 +13,7 @@ from fractions import Fraction
 import sympy
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from latex2sympy2_extended.latex2sympy2 import And, ConversionConfig
-from sympy import Basic, Derivative, Eq, Expr, Float, Integer, MatrixBase, Pow, Rational, Set, Symbol
+from sympy import Basic, Derivative, Eq, Expr, Float, Integer, MatrixBase, Rational, Set, Symbol
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
@@ -29,7 +29,7 @@ LETTERS = {"I": r"\iota ", "E": r"\omicron ", "e": r"\varpi ", r"\gamma": r"\ups
            r"\top": r"\varrho "}  # fmt: skip
 TAKEN = re.compile(r"\\[a-zA-Z]+|[IE]|e(?=_)")
 # What the parser drops, or reads as a product of letters.
-UNREADABLE = re.compile(r"\\(?:ldots|subset|supset|wedge|mod|pmod|perp|parallel|to|mapsto|\|)|:|\?|\d \d")
+UNREADABLE = re.compile(r"\\(?:ldots|subset|supset|wedge|angle|mod|pmod|perp|parallel|to|mapsto|\|)|:|\?|\d \d")
 MIXED = re.compile(r"(?<![\d.}\\])(\d+)\s*(\\frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d))")
 # The usual letters of integers: identities of floors and powers of -1 hold for them only.
 INTEGERS = re.compile(r"[jklmnNMK](?:_.*)?")
@@ -167,18 +167,18 @@ def _values(left: Expr, right: Expr) -> Iterator[tuple[Expr, Expr]]:
     stepped = (left + right).has(sympy.floor, sympy.ceiling)
     imaginary = Symbol("i", real=True) in left.free_symbols | right.free_symbols
     for scale in SCALES if names else (1,):
-        point: dict[str, Expr] = {"i": sympy.I}
+        point: dict[str, Expr] = {"i": sympy.I} if imaginary else {}
         for name in names:
             size = scale or generator.choice((1, -1, 3, -3))
             if INTEGERS.fullmatch(name) or (stepped and not scale):
                 point[name] = Integer(size // abs(size) * generator.randint(abs(size) + 1, abs(size) + 12))
             else:
                 point[name] = Rational(size * generator.randint(300, 2700), 1009)
-        values = [_value(side, point, imaginary) for side in (left, right)]
-        if values[0] is not None and values[1] is not None:
+        mine, theirs = _value(left, point), _value(right, point)
+        if mine is not None and theirs is not None:
             found += 1
-            yield values[0], values[1]
-        elif names and values != [None, None] and not (left + right).has(sympy.factorial, sympy.binomial):
+            yield mine, theirs
+        elif names and mine is not theirs and not (left + right).has(sympy.factorial, sympy.binomial):
             raise UnparsedError(f"{left} and {right} have values at different points")
     if found < (POINTS if names else 1):
         raise UnparsedError(f"no value of {left} or {right}")
@@ -189,24 +189,20 @@ def _names(*expressions: Expr) -> list[str]:
     return sorted({str(unknown) for unknown in unknowns} - {"i"})
 
 
-def _negative_root(part: Basic) -> bool:
-    return (
-        isinstance(part, Pow) and part.exp.is_Rational and part.exp.q > 1 and part.exp.q % 2 and part.base.is_negative
-    )
-
-
-def _value(expression: Expr, point: dict[str, Expr], imaginary: bool) -> Expr | None:
+def _value(expression: Expr, point: dict[str, Expr]) -> Expr | None:
+    """The value at a point; None if there is none, or none among the reals where the point has no i."""
     # Derivatives and unknown functions first: they hold symbols.
-    for kinds in ((Derivative,), (AppliedUndef,), (Symbol,)):
-        expression = expression.xreplace(
-            {atom: point[str(atom)] for atom in expression.atoms(*kinds) if str(atom) in point}
-        )
+    for kind in (Derivative, AppliedUndef, Symbol):
+        known = {atom: point[str(atom)] for atom in expression.atoms(kind) if str(atom) in point}
+        expression = expression.xreplace(known)
     value = expression.doit()
-    if not imaginary:
+    if "i" not in point:
         # The real root of a negative number.
-        value = value.replace(_negative_root, lambda part: (-1) ** part.exp.p * (-part.base) ** part.exp)
+        value = value.replace(
+            lambda part: part.is_Pow and part.exp.is_Rational and part.exp.q % 2 and part.base.is_negative,
+            lambda part: (-1) ** part.exp.p * (-part.base) ** part.exp,
+        )
     value = value if value.is_Rational else value.evalf(DIGITS, maxn=400)
     parts = value.as_real_imag() if value.is_number and value.is_finite else [sympy.oo]
-    if not all(part.is_Float or part.is_Rational for part in parts) or (not imaginary and parts[1] != 0):
-        return None
-    return value
+    exists = all(part.is_Float or part.is_Rational for part in parts) and ("i" in point or parts[1] == 0)
+    return value if exists else None
