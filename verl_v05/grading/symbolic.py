@@ -203,9 +203,9 @@ def _value(expression: Expr, point: dict[str, Expr]) -> Expr | None:
         expression = expression.xreplace(known)
     value = expression.doit()
     if "i" not in point:
-        # The real root of a negative number.
+        # The real root of a negative number. Not of whole powers: a sign taken out of a difference costs its digits.
         value = value.replace(
-            lambda part: part.is_Pow and part.exp.is_Rational and part.exp.q % 2 and part.base.is_negative,
+            lambda part: part.is_Pow and part.exp.is_Rational and part.exp.q in (3, 5, 7, 9) and part.base.is_negative,
             lambda part: (-1) ** part.exp.p * (-part.base) ** part.exp,
         )
     value = value if value.is_Rational else value.evalf(DIGITS, maxn=400)
