@@ -5,13 +5,12 @@ import math
 import re
 
 # "\boxed" after a program read "\b" as a backspace is a box too; "\boxed{...}" and "\boxed{}" only name the format.
-BOX = re.compile(
-    r"(?:\\(?:f?box(?:ed)?|framebox)|\x08oxed)\s*(?:(?P<open>\{|\\\{|\()|(?P<bare>-?\d[\d.,]*\d|[^\W_](?!\w)))"
-)
+BARE = r"(?P<open>\(|\\\{)?(?P<bare>-?\d[\d.,]*\d|[^\W_](?!\w))(?(open)(?:\)|\\\}))"
+BOX = re.compile(rf"(?:\\(?:f?box(?:ed)?|framebox)|\x08oxed)\s*(?:\{{|{BARE})")
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 PLACEHOLDER = re.compile(r"(?:\s|\.|\\l?dots|\\text\{\s*(?:your )?answer\s*\})*")
-CLOSING = {"{": "}", "(": ")"}
 # Boxes of one answer: \boxed{1}, \boxed{2} and \boxed{3}.
-BETWEEN_BOXES = re.compile(r"[\s$]*(?:,|;|,?\s*(?:\\text\{)?\s*(?:and|or)\s*\}?)(?:\s|\$|\\quad|\\[,;])*")
+JOINED = re.compile(r"[\s$]*(?:,|;|,?\s*(?:\\text\{)?\s*(?:and|or)\s*\}?)(?:\s|\$|\\quad|\\[,;])*")
 BETWEEN_LIMIT = 40
 ANSWER_TAG = re.compile(r"<answer>((?:(?!<answer>).)*)</answer>", re.DOTALL)
 # Not repeated: what models append is one token, and a quantifier around it is slow on a megabyte.
@@ -95,40 +94,31 @@ def gold_text(gold: object) -> str:
 
 
 def _boxed(text: str, boxes: list[re.Match[str]]) -> str | None:
+    """The last box, with those before it that are joined to it; None if its braces never balance."""
     contents: list[str] = []
     start = len(text)
     for match in reversed(boxes):
-        box = _content(text, match)
-        if box is None or (contents and not _joined(text, box[1], start)):
+        end = _end(text, match)
+        joined = not contents or (start - end <= BETWEEN_LIMIT and JOINED.fullmatch(text, end, start))
+        if not 0 <= end <= start or not joined:
             break
-        if contents or not PLACEHOLDER.fullmatch(box[0]):
-            contents.append(box[0])
+        content = match["bare"] or text[match.end() : end - 1]
+        if contents or not PLACEHOLDER.fullmatch(content):
+            contents.append(content)
             start = match.start()
     return ", ".join(reversed(contents)).strip()
 
 
-def _joined(text: str, end: int, start: int) -> bool:
-    return 0 <= start - end <= BETWEEN_LIMIT and bool(BETWEEN_BOXES.fullmatch(text, end, start))
-
-
-def _content(text: str, match: re.Match[str]) -> tuple[str, int] | None:
-    """What a box holds and where it ends; None if its braces never balance."""
-    opening, start = match["open"], match.end()
-    if opening is None:
-        return match["bare"], start
-    if opening == "\\{":
-        end = text.find("\\}", start)
-        return None if end < 0 else (text[start:end], end + 2)
-    depth, position = 1, start
-    while position < len(text):
-        if text[position] == "\\":
-            position += 1
-        elif text[position] in (opening, CLOSING[opening]):
-            depth += 1 if text[position] == opening else -1
-            if depth == 0:
-                return text[start:position], position + 1
-        position += 1
-    return None
+def _end(text: str, match: re.Match[str]) -> int:
+    """Where a box ends; -1 if its braces never balance."""
+    if match["bare"]:
+        return match.end()
+    depth = 1
+    for brace in BRACE.finditer(text, match.end()):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if not depth:
+            return brace.end()
+    return -1
 
 
 def _marked(response: str) -> str | None:

@@ -2,63 +2,46 @@
 
 import re
 from collections.abc import Sequence
-from itertools import accumulate, zip_longest
+from itertools import zip_longest
 
 from verl_v05.grading import number
-from verl_v05.grading.latex import CLOSE, OPEN, RELATION, TEXT, UnparsedError, brackets, compact, split, tidy
+from verl_v05.grading.latex import RELATION, TEXT, UnparsedError, brackets, compact, split, tidy
 
 # Longer answers are no values: the longest published gold has 198 characters, and parsing is not linear.
 LENGTH_LIMIT = 1000
-DEPTH_LIMIT = 20
 
-INTEGER = re.compile(r"[\s$*]*([+-]?[0-9]+)[\s$*.]*")
+# Its digits, not int(): Python refuses to read more than 4300 of them.
+INTEGER = re.compile(r"[\s$*]*\+?(-?)0*([0-9]+)[\s$*.]*")
 COMMA = re.compile(r"\s*[,;]\s*")
 EQUALS = re.compile(r"(?<![\\<>!])=|\\equiv(?![a-zA-Z])")
-APPROXIMATION = re.compile(r"\\approx(?![a-zA-Z])|\\simeq(?![a-zA-Z])")
+APPROXIMATION = re.compile(r"\\(?:approx|simeq)(?![a-zA-Z])")
 IMPLIES = re.compile(r"\\Rightarrow(?![a-zA-Z])")
 MEMBER = re.compile(r"\\in(?![a-zA-Z])")
-ROW = re.compile(r"\\\\(?:\[[^\]]*\])?|\\cr(?![a-zA-Z])")
-CELL = re.compile(r"&")
-COLON = re.compile(r":")
-PLUS_MINUS = re.compile(r"\\(pm|mp)(?![a-zA-Z])")
-MATRIX = re.compile(r"\\begin\s*\{([pb]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\s*\{\1\}", re.DOTALL)
-CROSSED = re.compile(r"\\(?:vec|mathbf|hat)\b.*\\times\s*\\(?:vec|mathbf|hat)\b")
 SET = re.compile(
     r"\\(?:cup|cap|setminus|infty|mathbb|emptyset)(?![a-zA-Z])|[<>]|\\[lg]eq|\\neq|^\](?=.*\[$)|^[(\[].*[\[\]]$|^[\[\]].*[)\[\]]$"
 )
-REALS = re.compile(r"\\text\s*\{\s*all reals?(?: numbers?)?\s*\}")
-BASED = re.compile(r"\(?([0-9A-F]+|[0-9a-f]+)\)?\s*(?:_\s*\(?\s*|\(?base\s+)(\w+)\s*\)?\s*")
-DIGITS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
+BASED = re.compile(r"\d[0-9a-fA-F]*_\w+")
 INDEX = r"_\s*(?:\{[^{}]*(?:\{[^{}]*\})?[^{}]*\}|\\?\w)\s*"
 NAME = re.compile(
     rf"(\\?[a-zA-Z]+|\\text\s*\{{[^{{}}]*\}}|\\angle\s*[A-Z\s]+|\|[^|]*\|)\s*"
     rf"(?:{INDEX})*(?:\^\{{(?:\\prime)+\}})?\s*(\([^()=]*\))?"
 )
-# A condition behind an answer; one that holds for everything may be absent.
-CONDITION = re.compile(r"[\s,(]*\\text\s*\{\s*((?:for|if|when|where|with|unless|provided|given|such|only)\b.*)")
-ANY = re.compile(r"(?:for|where) *(?:all|any|every|each|some)|for *\}(?! *[a-z] *\\text)")
-FREE = re.compile(r"\s*[a-zA-Z]\s*\\in\s*\\mathbb\s*\{?[RZNQ]\}?\s*")
+# A condition that holds for everything.
+ANY = re.compile(r"[\s,(]*\\text\s*\{\s*(?:for|where) *(?:all|any|every|each)\b.*")
 CHOICE = re.compile(r"(?:\\text\s*\{\s*)?\(?\s*(?:\\text\s*\{)?\s*([A-J])\s*\}?\s*(?:[).:]+\s*\}?\s*([^,\s].*?)?\}?)?")
-CHOICES = re.compile(r"[A-F]{2,6}")
 
 
 def quickly(answer: str, gold: str) -> bool | None:
     """`equivalent` where microseconds are enough (two numbers, or one spelling), else None: integers first."""
     left, right = INTEGER.fullmatch(answer), INTEGER.fullmatch(gold)
     if left and right:
-        return _integer(left[1]) == _integer(right[1])
+        return left.groups() == right.groups()
     if max(len(answer), len(gold)) > LENGTH_LIMIT:
         return None
     try:
         return _plain(tidy(answer), tidy(gold))
     except UnparsedError:
         return None
-
-
-def _integer(text: str) -> str:
-    # Digits, not int(): Python refuses to read more than 4300 of them.
-    digits = text.lstrip("+-").lstrip("0") or "0"
-    return "-" + digits if text[0] == "-" and digits != "0" else digits
 
 
 def equivalent(answer: str, gold: str) -> bool:
@@ -73,25 +56,16 @@ def equivalent(answer: str, gold: str) -> bool:
     """
     if max(len(answer), len(gold)) > LENGTH_LIMIT:
         raise UnparsedError(f"an answer of {len(answer)} characters; up to {LENGTH_LIMIT} are compared")
-    if max(accumulate((sign in OPEN) - (sign in CLOSE) for sign in answer), default=0) > DEPTH_LIMIT:
-        raise UnparsedError(f"an answer with more than {DEPTH_LIMIT} brackets within each other")
-    ordered = CROSSED.search(answer + gold)
     answer, gold = tidy(answer), tidy(gold)
-    if ordered:
-        return compact(answer) == compact(gold)
-    mine, theirs = CONDITION.search(answer), CONDITION.search(gold)
-    agree = (
-        _letters(mine[1]) == _letters(theirs[1])
-        if mine and theirs
-        else all(ANY.match(c[1]) for c in (mine, theirs) if c)
-    )
-    return agree and _same(answer[: mine.start()] if mine else answer, gold[: theirs.start()] if theirs else gold)
+    if bool(ANY.search(answer)) != bool(ANY.search(gold)):
+        answer, gold = ANY.sub("", answer), ANY.sub("", gold)
+    return _same(answer, gold)
 
 
 def _same(answer: str, gold: str) -> bool:
     answer, gold = (_peeled(split(text, IMPLIES)[-1]) for text in (answer, gold))
     answer = _approximated(answer, gold)
-    for rule in (_plain, _choices, _sets, _tuples, _lists, _equations, _matrices, _bases, _texts, _ratios):
+    for rule in (_plain, _bases, _choices, _sets, _tuples, _lists, _equations, _matrices, _texts):
         verdict = rule(answer, gold)
         if verdict is not None:
             return verdict
@@ -100,8 +74,7 @@ def _same(answer: str, gold: str) -> bool:
     (mine, unit), (theirs, their_unit) = units.separate(answer), units.separate(gold)
     if (mine, theirs) == (answer, gold):
         return symbolic.same(mine, theirs)
-    factor = units.ratio(unit, their_unit)
-    if factor != 1:
+    if (factor := units.ratio(unit, their_unit)) != 1:
         return symbolic.same(mine, theirs, factor)
     # An angle in degrees or a share in percent is also a number without unit.
     size = units.SIZES.get(unit, 1) / units.SIZES.get(their_unit, 1)
@@ -132,17 +105,18 @@ def _plain(answer: str, gold: str) -> bool | None:
     return number.same(left, right) if left and right else None
 
 
+def _bases(answer: str, gold: str) -> bool | None:
+    """Numerals with a base, which sympy would read as plain numbers; the base must be written."""
+    left, right = (re.sub(r"\\text|[\s{}()]", "", text.replace("base", "_")) for text in (answer, gold))
+    return left == right if BASED.fullmatch(left) or BASED.fullmatch(right) else None
+
+
 def _choices(answer: str, gold: str) -> bool | None:
-    """A letter of a multiple choice, with or without the value behind it; several letters with or without commas."""
-    several = [re.sub(r"[\s,{}]|\\text", "", text) for text in (answer, gold)]
-    if all(map(CHOICES.fullmatch, several)) and ("," in answer) != ("," in gold):
-        return sorted(several[0]) == sorted(several[1])
+    """A letter of a multiple choice, with or without the value behind it."""
     left, right = CHOICE.fullmatch(answer), CHOICE.fullmatch(gold)
-    if right is None or (left is None and not right[2]):
-        return None
-    if left is None:
-        return _same(answer, right[2])
-    return left[1] == right[1] and (not left[2] or not right[2] or _same(left[2], right[2]))
+    if left and right:
+        return left[1] == right[1] and (not left[2] or not right[2] or _same(left[2], right[2]))
+    return _same(answer, right[2]) if right and right[2] else None
 
 
 def _sets(answer: str, gold: str) -> bool | None:
@@ -150,11 +124,24 @@ def _sets(answer: str, gold: str) -> bool | None:
         return None
     from verl_v05.grading import symbolic
 
-    sides = [split(REALS.sub(r"\\mathbb{R}", text), EQUALS) for text in (answer, gold)]
     try:
-        return symbolic.same_set(*("=".join(side[bool(NAME.fullmatch(side[0])) :]) or side[0] for side in sides))
+        return symbolic.same_set(answer, gold)
     except UnparsedError:
         return False if RELATION.search(answer) and RELATION.search(gold) else None
+
+
+def _tuples(answer: str, gold: str) -> bool | None:
+    left, right = brackets(answer), brackets(gold)
+    if right is None or right[0] == "\\{" or len(inside := split(right[1], COMMA)) == 1:
+        return None
+    if left:
+        if (left[0], left[2]) != (right[0], right[2]):
+            return False
+        return None if "\\pm" in left[1] else _in_order(split(left[1], COMMA), inside)
+    if point := re.fullmatch(r"[A-Z]\s*(\(.*\))", answer):
+        return _same(point[1], gold)
+    named = dict(filter(None, map(_assigned, _members(answer))))
+    return _in_order([named[name] for name in sorted(named)], inside) if len(named) == len(inside) else None
 
 
 def _lists(answer: str, gold: str) -> bool | None:
@@ -185,18 +172,13 @@ def _members(text: str) -> list[str]:
     elif len(sides) == 2 and all(bracket and bracket[0] == "(" for bracket in map(brackets, sides)):
         return [f"{a}={b}" for a, b in zip_longest(*(split(side[1:-1], COMMA) for side in sides), fillvalue="")]
     parts = [part for part in split(text, COMMA) if part] or [text]
-    parts = [part for part in parts if not FREE.fullmatch(part)] or parts
     return [sign for part in parts for sign in _signs(part)]
 
 
 def _signs(text: str) -> list[str]:
-    if not PLUS_MINUS.search(text):
-        return [text]
-    upper = {"pm": "+", "mp": "-"}
-    return [
-        PLUS_MINUS.sub(lambda match: upper[match[1]], text),
-        PLUS_MINUS.sub(lambda match: "-+"[match[1] == "mp"], text),
-    ]
+    r"""Both values of `\pm`."""
+    upper, lower = ((text.replace(r"\pm", a).replace(r"\mp", b)) for a, b in ("+-", "-+"))
+    return [text] if upper == lower else [upper, lower]
 
 
 def _matching(left: Sequence[str], right: Sequence[str]) -> bool:
@@ -233,56 +215,20 @@ def _equations(answer: str, gold: str) -> bool | None:
         return _matching(left, right)
     if mine and theirs and compact(mine[1]) == compact(theirs[1]):
         return _same(left[-1], right[-1])
-    if compact(left[0]) == compact(right[-1]) and compact(left[-1]) == compact(right[0]):
-        return True
     return symbolic.same_equation((left[0], left[-1]), (right[0], right[-1]))
 
 
-def _tuples(answer: str, gold: str) -> bool | None:
-    left, right = brackets(answer), brackets(gold)
-    if right is None or right[0] == "\\{" or len(inside := split(right[1], COMMA)) == 1:
-        return None
-    if left:
-        if (left[0], left[2]) != (right[0], right[2]):
-            return False
-        return None if PLUS_MINUS.search(left[1]) else _in_order(split(left[1], COMMA), inside)
-    if right[0] != "(":
-        return None
-    if point := re.fullmatch(r"[A-Z]\s*(\(.*\))", answer):
-        return _same(point[1], gold)
-    named = dict(filter(None, map(_assigned, _members(answer))))
-    if len(named) == len(inside):
-        return _in_order([named[name] for name in sorted(named)], inside)
-    return _in_order([row[0] for row in rows], inside) if (rows := _cells(answer)) else None
-
-
 def _matrices(answer: str, gold: str) -> bool | None:
-    right, left = _cells(gold), _cells(answer)
-    if right is None or (left is None and "matrix" in answer):
-        return None  # a multiple of a matrix: for sympy
-    if left is None and (bracket := brackets(answer)):
-        rows = split(bracket[1], COMMA)
-        left = [split(row[1:-1] if brackets(row) else row, COMMA) for row in rows]
-    return left is not None and len(left) == len(right) and all(map(_in_order, left, right))
-
-
-def _cells(text: str) -> list[list[str]] | None:
-    bracket = brackets(text)
-    match = MATRIX.fullmatch(bracket[1] if bracket else text.strip())
-    return [split(row, CELL) for row in split(match[2], ROW) if row] if match else None
-
-
-def _bases(answer: str, gold: str) -> bool | None:
-    """Numerals with a base, which sympy would read as plain numbers; the base must be written."""
-    left, right = (BASED.fullmatch(re.sub(r"\\text|[{}]", "", text)) for text in (answer, gold))
-    if left is None and right is None:
+    """A column vector may be a tuple, and a matrix a list of its rows."""
+    if ("\\begin" in answer) == ("\\begin" in gold):
         return None
-    return left is not None and right is not None and _numeral(left) == _numeral(right)
+    row, matrix = sorted((answer, gold), key=lambda text: "\\begin" in text)
+    if (bracket := brackets(row)) is None or bracket[0] == "\\{":
+        return None
+    from verl_v05.grading import symbolic
 
-
-def _numeral(match: re.Match[str]) -> tuple[str, str]:
-    digits = match[1].lstrip("0")
-    return digits.upper() if match[2] == "16" else digits, DIGITS.get(match[2], match[2])
+    rows = r"\\".join(part.strip("[]").replace(",", "&") for part in split(bracket[1], COMMA))
+    return symbolic.same(rf"\begin{{pmatrix}}{rows}\end{{pmatrix}}", matrix)
 
 
 def _texts(answer: str, gold: str) -> bool | None:
@@ -293,14 +239,3 @@ def _texts(answer: str, gold: str) -> bool | None:
 
 def _letters(text: str) -> str:
     return re.sub(r"[^\w+*/=^<>-]|_", "", TEXT.sub(r"\1", text)).lower()
-
-
-def _ratios(answer: str, gold: str) -> bool | None:
-    left, right = split(answer, COLON), split(gold, COLON)
-    if len(left) == len(right) == 1:
-        return None
-    return (
-        _same(rf"\frac{{{left[0]}}}{{{left[1]}}}", gold)
-        if (len(left), len(right)) == (2, 1)
-        else _in_order(left, right)
-    )

@@ -26,9 +26,7 @@ SPELLING = re.compile(r"\\[a-zA-Z]+|>=|<=|!=|\*\*|\+/-|\.\.\.|[^\x00-\x7f]")
 FUNCTIONS = r"(?:arc|a)?(?:sin|cos|tan)h?|cot|sec|csc|ln|exp|sqrt|gcd|lcm|max|min|det|binom"
 GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|sigma|phi|omega|pi"
 # A word is at least three letters with a vowel, written apart from what may be a product, or one of these.
-UNITS = (
-    "cm|mm|km|nm|kg|mg|ft|mph|hrs?|sec|min|lbs?|deg|rad|mol|ml|st|nd|rd|th|am|pm|[kMG]?eV|k?Hz|k?Pa|per|or|and|odd|inch"
-)
+UNITS = "[cmkn]m|[km]g|ft|mph|hrs?|sec|min|lbs?|deg|rad|mol|ml|st|[nr]d|th|[ap]m|[kMG]?eV|k?Hz|k?Pa|per|or|and|odd|inch"
 WORD = rf"(?:(?<=\d)(?:{UNITS})|(?<![\\a-zA-Z{{_\d])(?:{UNITS}|[A-Za-z](?=[a-z]*[aeiouy])[a-z]{{2,}}))(?![a-zA-Z_(\d])"
 TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 OPEN, CLOSE = "([{", ")]}"
@@ -42,14 +40,13 @@ def _repeating(match: re.Match[str]) -> str:
     return rf"\frac{{{int(whole + fixed + period) - int(whole + fixed or 0)}}}{{{nines}}}"
 
 
-def _angle(match: re.Match[str]) -> str:
-    return rf"\vartheta_{{{min(match[1], match[3])}{match[2]}{max(match[1], match[3])}}}"
-
-
 CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound", "¥": "yuan"}
 Replacement = str | Callable[[re.Match[str]], str]
 _PATTERNS: list[tuple[str, Replacement]] = [
     (r"(?<!\\)\\[()\[\]]|(?<!\\)\$|[`\"]", " "),
+    # A product of vectors has an order, unlike one of numbers.
+    (r"(\\(?:vec|mathbf|hat)\b[^=,]*)\\times", r"\1\\wedge"),
+    (r"\\text\s*\{\s*all reals?(?: numbers?)?\s*\}", r"\\mathbb{R}"),
     (r"\\frac\s*(\d)(?=\s*[\d{\\])", r"\\frac{\1}"),
     (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
     (r"\{,\}", ","),
@@ -65,16 +62,11 @@ _PATTERNS: list[tuple[str, Replacement]] = [
     (rf"(?<![\\a-zA-Z])(?:np\.)?({FUNCTIONS}|{GREEK})(?![a-zA-Z])(?=\s*[({{]|(?<=pi|ta|ha|ma|da)|\s*\d)", r"\\\1 "),
     (r"\\a(sin|cos|tan)", r"\\arc\1"),
     (r"(?<![\\a-zA-Z])inf(?:inity)?(?![a-zA-Z])", r"\\infty"),
-    (r"\\\{\s*\\\}", r"\\emptyset"),
-    (r"\\not\s*=", r"\\neq"),
     (r"\\begin\s*\{cases\}(.*?)(?:\\\\\s*)?\\end\s*\{cases\}", lambda match: match[1].replace(r"\\", ", ")),
-    (r"\{?\s*([^{}]+?)\s*\\over(?![a-z])\s*([^{}]+?)\s*\}?$", r"\\frac{\1}{\2}"),
     (r"C\s*_\{?(\d+)\}?\s*\^\{?(\d+)\}?|(?<![a-zA-Z\\])C\((\d+),\s*(\d+)\)", r"\\binom{\1\3}{\2\4}"),
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times "),
     (r"(?<![\\\d,])(?<!\d )(\d+) (\d+)/(\d+)", r"\1\\frac{\2}{\3}"),
     (r"\\surd\s*(\[3\])?\s*(\d+(?:\.\d+)?|\\?[a-zA-Z]+)", lambda match: rf"\sqrt{match[1] or ''}{{{match[2]}}}"),
-    # The vertex stands in the middle, the ends in any order.
-    (r"\\angle\s*([A-Z])\s*([A-Z])\s*([A-Z])(?![_A-Za-z])", _angle),
     (r"\\sqrt\s*(\[\d\])\s*(\w)", r"\\sqrt\1{\2}"),
     (r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}", r"\\binom{\1}{\2}"),
     (r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}|(\d*)\.(\d{0,9}?)(\d{1,9}?)\6+\s*\\ldots", _repeating),
@@ -99,6 +91,7 @@ _PATTERNS: list[tuple[str, Replacement]] = [
 ]  # fmt: skip
 REWRITES = [(re.compile(pattern, re.DOTALL), replacement) for pattern, replacement in _PATTERNS]
 CALL = re.compile(r"(\\(?:sqrt|surd)(?:\[\d+\])?|\^|(?<![\\a-zA-Z])abs)\s*\(")
+BRACKETED = re.compile(r"(?=\\\{.*\\\}$|\{.*[^\\]\}$|[(\[].*[)\]]$)(\\?.)(.+?)(?<!\\)(\\?.)", re.DOTALL)
 # A single letter beside a number is a unit; elsewhere it is a variable.
 UNIT, BESIDE = re.compile(r"[a-zA-Z.~/ ]+(?<!or )(?<!and )"), re.compile(r"(?:[\d)/]|\}\{?)\s*$")
 COUNTED = re.compile(r"\s*([-+]?[\d.,/]+)\s+([^\W\d][^\d,]*)")
@@ -183,13 +176,20 @@ def _words(match: re.Match[str], either: str) -> str:
 def parenthesised(text: str) -> str:
     r"""`sqrt(x+(1))`, `^(x)` and `abs(x)` with braces and bars."""
     while match := CALL.search(text):
-        depth, end = 1, match.end()
-        while end < len(text) and depth:
-            depth += (text[end] == "(") - (text[end] == ")")
-            end += 1
+        end = closing(text, match.end() - 1)
         left, right = ("|", "|") if match[1] == "abs" else (match[1].replace("surd", "sqrt") + "{", "}")
-        text = text[: match.start()] + left + text[match.end() : end - (depth == 0)] + right + text[end:]
+        text = text[: match.start()] + left + text[match.end() : end] + right + text[end + 1 :]
     return text
+
+
+def closing(text: str, start: int) -> int:
+    """Where the bracket at a position closes; the text's length if it never does."""
+    depth = 0
+    for position in range(start, len(text)):
+        depth += (text[position] in OPEN) - (text[position] in CLOSE)
+        if depth == 0:
+            return position
+    return len(text)
 
 
 def compact(text: str) -> str:
@@ -214,15 +214,7 @@ def split(text: str, separator: re.Pattern[str]) -> list[str]:
 
 def brackets(text: str) -> tuple[str, str, str] | None:
     r"""(opening, inside, closing) of a bracket that spans the whole text: ( [ or \{, half-open intervals too."""
-    text = text.strip()
-    width = 2 if text.startswith("\\{") else 1
-    if len(text) <= 2 * width or (width == 1 and text[0] not in "([{") or (width == 2 and not text.endswith("\\}")):
+    match = BRACKETED.fullmatch(text.strip())
+    if match is None or closing(match[0], match.end(1) - 1) < len(match[0]) - 1:
         return None
-    if width == 1 and text[-1] not in (")]" if text[0] != "{" else "}"):
-        return None
-    depth = 0
-    for position, sign in enumerate(text):
-        depth += (sign in OPEN) - (sign in CLOSE)
-        if depth == 0 and position >= width and position < len(text) - 1:
-            return None
-    return text[:width], text[width:-width].strip(), text[-width:]
+    return match[1], match[2].strip(), match[3]

@@ -4,15 +4,13 @@ Its time limit and number of processes are `reward.custom_reward_function.reward
 """
 
 import asyncio
-import atexit
 import functools
-import threading
 from typing import Any
 
 from verl_v05.grading.pool import GradingPool
-from verl_v05.grading.verdict import Verdict
 
-_lock = threading.Lock()
+# One for all answers of a process; it ends with the process, and its workers with it.
+_pool = functools.cache(GradingPool)
 
 
 async def compute_score(
@@ -39,23 +37,10 @@ async def compute_score(
         `score` and `acc` (1 right, 0 wrong), `grading_failed` (1: overran or died) and `answered` (1: it has a final
         answer).
     """
-    with _lock:
-        pool = _pool(workers, timeout_s)
-    return scores(await asyncio.wrap_future(pool.submit(solution_str, ground_truth)))
-
-
-def scores(verdict: Verdict) -> dict[str, float]:
-    """A verdict as numbers, always under the same keys."""
+    verdict = await asyncio.wrap_future(_pool(workers, timeout_s).submit(solution_str, ground_truth))
     return {
         "score": float(verdict.correct),
         "acc": float(verdict.correct),
         "grading_failed": float(verdict.failure in ("timeout", "error")),
         "answered": float(verdict.answer is not None),
     }
-
-
-@functools.cache
-def _pool(workers: int, timeout_s: float) -> GradingPool:
-    pool = GradingPool(workers, timeout_s)
-    atexit.register(pool.close)
-    return pool

@@ -12,7 +12,6 @@ from verl_v05.grading.latex import TEXT, UnparsedError
 SIGNS = {"mph": units.mile / units.hour, "kmph": units.km / units.hour, "sec": units.second, "hr": units.hour,
          "min": units.minute, "h": units.hour, "s": units.second, "in": units.inch}  # fmt: skip
 NAMES = "dollar cent usd euro yuan rupee people men women children am pm celsius unit way".split()
-POWERS = {"square": 2, "cubic": 3}
 SIZES = {"percent": S(1) / 100, "degree": pi / 180}
 BASE = [units.meter, units.kilogram, units.second]
 # Words that make another statement of a number: a closed class, unlike the nouns that are counted.
@@ -29,11 +28,7 @@ LEADING = re.compile(
 # Everything behind a value that can be its unit: words with powers, products and ratios.
 # Possessive, so that a text that does not match costs no more than its square.
 WORD = r"\\text\s*+\{[^{}]*+\}(?:\s*+\^\s*+\{?\s*+-?\d\s*+\}?)?+"
-GROUP = rf"\{{\s*+(?:{WORD}\s*+)++\}}"
-TAIL = re.compile(
-    rf"(.*?[^\s\\{{/(])([\s(/~]*+(?:\\cdot)?+\s*+(?:{WORD}|\\frac\s*+{GROUP}\s*+{GROUP}|[\s/()]|\\cdot)++)"
-)
-FRACTION = re.compile(r"\\frac\s*\{(.*)\}\s*\{")
+TAIL = re.compile(rf"(.*?[^\s\\{{/(])([\s(/~]*+(?:\\cdot)?+\s*+(?:{WORD}|[\s/()]|\\cdot)++)")
 ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?")
 
 
@@ -43,7 +38,7 @@ def separate(text: str) -> tuple[str, str]:
     if "\\text" not in text or not (match := TAIL.fullmatch(text)) or match[1].endswith(("_", "^", "=")):
         return text, ""
     words = re.sub(r"\b([ap])\s*\.\s*m\b\.?", r"\1m", TEXT.sub(r" \1 ", match[2]))
-    words = re.sub(r"[A-Za-z]{3,}|\b[AP]M\b", lambda word: word[0].lower(), FRACTION.sub(r"\1/", words))
+    words = re.sub(r"[A-Za-z]{3,}|\b[AP]M\b", lambda word: word[0].lower(), words)
     value = match[1] + ")" * (match[1].count("(") - match[1].count(")"))
     return value, " ".join(re.sub(r"\\cdot|[{}()~.]", " ", words).split())
 
@@ -57,10 +52,9 @@ def ratio(answer: str, gold: str) -> Expr:
     if answer == gold:
         return S.One
     if answer and gold:
-        size = convert_to(_unit(answer) / _unit(gold), BASE)
-        if not size.is_number:
-            raise UnparsedError(f"{answer} and {gold} are different units")
-        return size
+        if (size := convert_to(_unit(answer) / _unit(gold), BASE)).is_number:
+            return size
+        raise UnparsedError(f"{answer} and {gold} are different units")
     words = answer or gold
     last = re.findall(r"[^\W\d_]+", words)[-1]
     if CHANGING.search(words) or not (last >= "\u3400" or _known(last)):
@@ -69,16 +63,15 @@ def ratio(answer: str, gold: str) -> Expr:
 
 
 def _unit(text: str) -> Expr:
-    result, sign, power, last = S.One, 1, 1, S.One
+    text = re.sub(r"\bsquare (\w+)", r"\1 2", re.sub(r"\bcubic (\w+)", r"\1 3", text))
+    result, sign, last = S.One, 1, S.One
     for token in re.findall(r"[^\W\d_]+|/|-?\d", text):
         if token in ("/", "per"):
             sign = -1
-        elif token in POWERS:
-            power = POWERS[token]
         elif token[-1].isdigit():
             result *= last ** (int(token) - 1)
         else:
-            last, power = (_known(token) or Symbol(token.lower())) ** (sign * power), 1
+            last = (_known(token) or Symbol(token.lower())) ** sign
             result *= last
     return result
 

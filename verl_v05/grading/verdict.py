@@ -25,9 +25,6 @@ class Verdict:
     failure: Failure | None = None
 
 
-NO_ANSWER = Verdict(False, None, "no_answer")
-
-
 def grade(response: str, ground_truth: str) -> Verdict:
     """Grade a response in this process, without a time limit (`GradingPool` has one).
 
@@ -38,25 +35,26 @@ def grade(response: str, ground_truth: str) -> Verdict:
     Returns:
         A verdict for any input; it never raises.
     """
-    answer = final_answer(response)
-    if answer is None:
-        return NO_ANSWER
-    return quick_verdict(answer, ground_truth) or compare(answer, ground_truth)
+    found = quick_verdict(response, ground_truth)
+    return found if isinstance(found, Verdict) else compare(*found)
 
 
-def quick_verdict(answer: str, ground_truth: object) -> Verdict | None:
-    """The verdict where it costs microseconds (no gold, one spelling, two numbers), else None."""
+def quick_verdict(response: object, ground_truth: object) -> Verdict | tuple[str, str]:
+    """The verdict where it costs microseconds (no answer or gold, one spelling, two numbers), else (answer, gold)."""
+    if (answer := final_answer(response)) is None:
+        return Verdict(False, None, "no_answer")
     try:
-        correct = quickly(answer, gold_text(ground_truth))
-    except ValueError:  # no gold
+        gold = gold_text(ground_truth)
+    except ValueError:
         return Verdict(False, answer, "unparsed")
-    return None if correct is None else Verdict(correct, answer)
+    correct = quickly(answer, gold)
+    return (answer, gold) if correct is None else Verdict(correct, answer)
 
 
-def compare(answer: str, ground_truth: object) -> Verdict:
+def compare(answer: str, gold: str) -> Verdict:
     """The verdict on an extracted answer; may take long."""
     try:
-        return Verdict(equivalent(answer, gold_text(ground_truth)), answer)
+        return Verdict(equivalent(answer, gold), answer)
     except UnparsedError:
         return Verdict(False, answer, "unparsed")
     except Exception:
