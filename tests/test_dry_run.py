@@ -145,6 +145,9 @@ def test_v05_plans_first_rollouts_the_maximum_and_the_cap() -> None:
     step = numbers(compose(name="v05"))
     assert (step["first_rollouts"], step["max_rollouts"], step["updates"]) == (256, 1024, 2)
     assert step["max_tokens"] == 1024 * (512 + 512)
+    sparse = ["schedule=sparse", "k_init=0", "max_rollouts_per_step=200"]
+    step = numbers(compose(*(f"algorithm.v05.{value}" for value in sparse), name="v05"))
+    assert (step["first_rollouts"], step["max_rollouts"]) == (200, 200)
     capped = compose("algorithm.v05.schedule=streaming", "algorithm.v05.max_rollouts_per_step=300", name="v05")
     assert numbers(capped)["max_rollouts"] == 300
     assert numbers(compose("algorithm.v05.schedule=fixed", name="v05"))["max_rollouts"] == 256

@@ -159,6 +159,22 @@ def test_cap_must_cover_the_first_rollouts_and_forbids_refills() -> None:
         check_run(config(*streaming, "trainer.v1.sampler.sync_refill_failed_groups=true"))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["algorithm.v05.max_rollouts_per_step=1025"], r"=1025 must be at most train_batch_size x k_max = 1024"),
+        (["data.gen_batch_size=64"], r"data.gen_batch_size=64 is not allowed: .* null or data.train_batch_size \(256\)"),
+        (["trainer.v1.sampler.sync_refill_failed_groups=true"], "refills would exceed the step's cap"),
+        (["actor_rollout_ref.rollout.n=1"], "rollout.n=1 is not allowed: with V0.5 it must be 0"),
+    ],
+)
+def test_a_pool_that_cannot_share_the_budget_is_refused(overrides: list[str], message: str) -> None:
+    sparse = ("algorithm/v05=sparse", "data.train_batch_size=256", "algorithm.v05.max_rollouts_per_step=128")
+    assert check_run(config(*sparse)).schedule == "sparse"
+    with pytest.raises(SettingsError, match=message):
+        check_run(config(*sparse, *overrides))
+
+
 def test_launch_stops_with_the_message_alone() -> None:
     with pytest.raises(SystemExit, match=r"verl-v05: algorithm\.adv_estimator='grpo'"):
         CheckLaunch().on_run_start(config("algorithm.adv_estimator=grpo"))
