@@ -263,7 +263,8 @@ def test_a_finished_run_can_be_given_a_difficulty_of_its_training_prompts(files:
     assert len(model.difficulty.centres) == trained_on
     again = ValueModel.from_pretrained(out / MODEL)
     assert np.array_equal(again.predict(prompts, scores, asked), model.predict(prompts, scores, asked))
-    assert "difficulty: mean" in (out / MODEL / "README.md").read_text()
+    card = (out / MODEL / "README.md").read_text()
+    assert "difficulty: mean" in card and "combination/difficulty" in card
     # A model trained on without the setting loses it: it would no longer fit the adapter and the head.
     without = train(settings_of(files, tmp_path / "next", f"init={{from_pretrained: {out / MODEL}, new: null}}"))
     assert without.difficulty is None and without.config.difficulty is None

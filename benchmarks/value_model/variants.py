@@ -37,7 +37,7 @@ from value_model.training.trainer import Trainer
 from value_model.trajectories import read_trajectories, success
 from verl_v05.calibration import Calibration, Evidence
 
-FOLDS, CONTEXT, DRAWS = 3, 256, 500
+FOLDS, CONTEXT, DRAWS = 3, 256, 200
 METRICS = ("auc", "grouped_auc", "pair_accuracy", "brier", "ece")
 REFERENCE = "logistic, fitted"
 Array = np.ndarray

@@ -15,6 +15,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from value_model.checkpoint import BACKBONE
 from value_model.config_loader import changed_keys
+from value_model.difficulty import COMBINATION
 from value_model.files import replaced
 from value_model.head import InContextHead
 from value_model.model import ValueModel
@@ -137,7 +138,7 @@ class Trainer:
             own = replace(self.model.config.backbone, name=BACKBONE, revision=None)
             self.model.config = replace(self.model.config, backbone=own)
         if self.processes.is_main_process:
-            self.model.save_pretrained(out / MODEL, model_card(self.settings, self.data.summary, self.best))
+            self.model.save_pretrained(out / MODEL, model_card(self.settings, self.data.summary, self._card_metrics()))
         return self.model
 
     def _fit_difficulty(self) -> None:
@@ -148,6 +149,13 @@ class Trainer:
         if pooling is not None:
             tasks = [self._validation_task(i) for i in range(self._validation_tasks())]
             self.model.difficulty = fit_difficulty(self.model, self.embed, pooling, self.data.train.table, tasks)
+
+    def _card_metrics(self) -> dict[str, float]:
+        if self.model.difficulty is None:
+            return self.best
+        weights = self.model.difficulty.combination.tolist()
+        # The other metrics are the head's, which the best update is chosen by.
+        return self.best | {f"combination/{name}": b for name, b in zip(COMBINATION, weights, strict=True)}
 
     def _accumulate_gradients(self) -> tuple[dict[str, float], float]:
         """Gradients of the update's tasks; returns the mean losses and the norm before clipping.
