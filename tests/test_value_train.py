@@ -157,6 +157,7 @@ def test_the_defaults_are_the_papers(tmp_path: Path) -> None:
         ("optimizer={adapter_lr: 0, backbone_lr: 0}", "a positive learning rate"),
         ("states_cache_prompts=5", "states_cache_prompts=5.*backbone is trained"),
         ("init.new.tiny.width=18", r"tiny\.width=18"),
+        ("difficulty=max", r"difficulty='max'.*one of mean, last_token"),
     ],
 )
 def test_a_wrong_setting_is_named(files: Path, tmp_path: Path, override: str, message: str) -> None:
@@ -243,6 +244,30 @@ def test_a_checkpoint_holds_tensors_and_plain_values_only(finished: tuple[Path, 
     state = torch.load(finished[0] / TRAINING, weights_only=True)
     assert {"parameters", "optimizer", "scheduler", "update"} <= state.keys()
     assert not any(name.startswith("head.") for name in state["parameters"])
+
+
+def test_a_difficulty_needs_held_out_prompts(files: Path, tmp_path: Path) -> None:
+    for without in ("validation.every=0", "data.heldout_prompts=0"):
+        with pytest.raises(SettingsError, match=r"difficulty='mean'.*without validation\.every"):
+            settings_of(files, tmp_path / "out", "difficulty=mean", without)
+
+
+def test_a_finished_run_can_be_given_a_difficulty_of_its_training_prompts(files: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plain = train(settings_of(files, out))
+    prompts, scores, asked = [f"{i}+{i}=" for i in range(6)], [1, -1, 1, -1, 0.5, -0.5], ["1+2=", "5+5="]
+    model = train(settings_of(files, out, "difficulty=mean"))
+    assert same(weights(plain, "adapter"), weights(model, "adapter"))
+    assert model.difficulty is not None and torch.isfinite(model.difficulty.combination).all()
+    trained_on = load_data(settings_of(files, out)).train.table["prompt"].nunique()
+    assert len(model.difficulty.centres) == trained_on
+    again = ValueModel.from_pretrained(out / MODEL)
+    assert np.array_equal(again.predict(prompts, scores, asked), model.predict(prompts, scores, asked))
+    card = (out / MODEL / "README.md").read_text()
+    assert "difficulty: mean" in card and "combination/difficulty" in card
+    # A model trained on without the setting loses it: it would no longer fit the adapter and the head.
+    without = train(settings_of(files, tmp_path / "next", f"init={{from_pretrained: {out / MODEL}, new: null}}"))
+    assert without.difficulty is None and without.config.difficulty is None
 
 
 def test_the_best_model_is_kept(files: Path, tmp_path: Path) -> None:

@@ -98,8 +98,7 @@ class MeanPooling(Pooling):
     """The mean over real tokens."""
 
     def pool(self, states_btd: Tensor, mask_bt: Tensor) -> Tensor:
-        weight_bt1 = mask_bt.unsqueeze(-1).to(states_btd.dtype)
-        return (states_btd * weight_bt1).sum(1) / weight_bt1.sum(1)
+        return mean_token(states_btd, mask_bt)
 
 
 def make_adapter(states_dim: int, config: AdapterConfig) -> Adapter:
@@ -117,3 +116,9 @@ def last_token(states_btd: Tensor, mask_bt: Tensor) -> Tensor:
     positions = torch.arange(mask_bt.shape[1], device=mask_bt.device)
     last_b = torch.where(mask_bt, positions, -1).argmax(dim=1)
     return states_btd[torch.arange(len(states_btd), device=states_btd.device), last_b]
+
+
+def mean_token(states_btd: Tensor, mask_bt: Tensor) -> Tensor:
+    """Mean state over each prompt's real tokens, (B, D)."""
+    weight_bt1 = mask_bt.unsqueeze(-1).to(states_btd.dtype)
+    return (states_btd * weight_bt1).sum(1) / weight_bt1.sum(1)

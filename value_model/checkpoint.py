@@ -1,8 +1,9 @@
 """The parts of a value model on disk: this package's layout, and the one the V0 authors released.
 
-This package's checkpoint is a folder: ``config.json``, ``adapter.safetensors``, ``head.safetensors``, a model card, and
-``backbone/`` where the encoder itself was trained; otherwise the config names the encoder and it is not copied. Loading
-executes no pickled code. :class:`value_model.model.ValueModel` is not imported here: it is composed from the parts.
+This package's checkpoint is a folder: ``config.json``, ``adapter.safetensors``, ``head.safetensors``,
+``difficulty.safetensors`` where the config has a difficulty, a model card, and ``backbone/`` where the encoder itself
+was trained; otherwise the config names the encoder and it is not copied. Loading executes no pickled code.
+:class:`value_model.model.ValueModel` is not imported here: it is composed from the parts.
 """
 
 from __future__ import annotations
@@ -25,15 +26,17 @@ from torch import Tensor, nn
 from value_model.adapter import Adapter, make_adapter
 from value_model.backbone import Backbone
 from value_model.config import BackboneConfig, ConfigError, ValueModelConfig
+from value_model.difficulty import Difficulty
 from value_model.files import lfs_pointer_problem
 from value_model.head import InContextHead, load_network
 
 SMALL = Path(__file__).parent / "pretrained" / "small"
 
-CONFIG, ADAPTER, HEAD, BACKBONE, CARD = (
+CONFIG, ADAPTER, HEAD, DIFFICULTY, BACKBONE, CARD = (
     "config.json",
     "adapter.safetensors",
     "head.safetensors",
+    "difficulty.safetensors",
     "backbone",
     "README.md",
 )
@@ -55,6 +58,7 @@ class ModelParts(NamedTuple):
     backbone: Backbone
     adapter: Adapter
     head: InContextHead
+    difficulty: Difficulty | None = None
 
 
 def save_parts(parts: ModelParts, path: str | os.PathLike, model_card: str | None = None) -> None:
@@ -94,7 +98,7 @@ def load_parts(path: str | os.PathLike | None = None, backbone: str | None = Non
         value_model.head.HeadError: the head's weights are missing or damaged.
     """
     folder = _local_folder(SMALL if path is None else path)
-    named = [folder / name for name in (CONFIG, ADAPTER, HEAD, RELEASED, RELEASED_HEAD)]
+    named = [folder / name for name in (CONFIG, ADAPTER, HEAD, DIFFICULTY, RELEASED, RELEASED_HEAD)]
     for file in (*named, *(folder / BACKBONE).glob("*")):
         if problem := lfs_pointer_problem(file):
             raise CheckpointError(problem)
@@ -106,7 +110,9 @@ def load_parts(path: str | os.PathLike | None = None, backbone: str | None = Non
 def _write_folder(parts: ModelParts, folder: Path, model_card: str | None) -> None:
     config = json.loads(parts.config.to_json())
     (folder / CONFIG).write_text(json.dumps({"format": FORMAT, **config}, indent=2) + "\n")
-    save_file({k: v.detach().cpu().contiguous() for k, v in parts.adapter.state_dict().items()}, folder / ADAPTER)
+    _save_tensors(parts.adapter, folder / ADAPTER)
+    if parts.difficulty is not None:
+        _save_tensors(parts.difficulty, folder / DIFFICULTY)
     parts.head.save(folder / HEAD)
     if parts.config.backbone.name == BACKBONE:
         parts.backbone.encoder.save_pretrained(folder / BACKBONE)
@@ -159,12 +165,24 @@ def _load_folder(folder: Path, backbone: str | None) -> ModelParts:
     head = InContextHead(network, architecture, config.head)
     encoder = _load_encoder(config.backbone, folder)
     adapter = make_adapter(encoder.width, config.adapter)
+    _load_tensors(adapter, _read_tensors(folder / ADAPTER), str(folder / ADAPTER))
+    return ModelParts(config, encoder, adapter, head, _load_difficulty(config.difficulty, encoder.width, folder))
+
+
+def _load_difficulty(pooling: str | None, width: int, folder: Path) -> Difficulty | None:
+    if pooling is None:
+        return None
+    file = folder / DIFFICULTY
+    tensors = _read_tensors(file)
     try:
-        tensors = load_file(folder / ADAPTER)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / ADAPTER} is missing or damaged: {error}") from error
-    _load_tensors(adapter, tensors, str(folder / ADAPTER))
-    return ModelParts(config, encoder, adapter, head)
+        difficulty = Difficulty(pooling, **tensors)
+    except (TypeError, ValueError) as error:  # tensors of other names, or of other shapes
+        raise CheckpointError(f"{file} does not fit: {error}") from error
+    if difficulty.centres.shape[1] != width:
+        raise CheckpointError(
+            f"{file} does not fit: its centres have width {difficulty.centres.shape[1]}, the encoder's states {width}"
+        )
+    return difficulty
 
 
 def _read_config(path: Path) -> ValueModelConfig:
@@ -223,6 +241,17 @@ def _split_released(path: Path) -> dict[str, dict[str, Tensor]]:
             raise CheckpointError(f"{path} holds {name!r}: every key must start with {' or '.join(RELEASED_PARTS)}")
         parts[RELEASED_PARTS[prefix]][plain.removeprefix(prefix)] = tensor
     return parts
+
+
+def _save_tensors(module: nn.Module, file: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, file)
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} is missing or damaged: {error}") from error
 
 
 def _load_tensors(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:

@@ -11,6 +11,7 @@ from value_model.checks import field_check
 from value_model.config_loader import config_from_dict
 
 ADAPTERS = ("residual_query", "last_token", "mean")
+DIFFICULTY_POOLINGS = ("mean", "last_token")
 PADDING_SIDES = ("left", "right")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -90,20 +91,30 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class ValueModelConfig:
-    """A whole value model; ``cache_prompts`` bounds the number of prompts whose features are cached."""
+    """A whole value model; ``cache_prompts`` bounds the number of prompts whose features are cached.
+
+    ``difficulty`` is how :mod:`value_model.difficulty` pools the token states; None is a model without that part, such
+    as the released one.
+    """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     cache_prompts: int = 65536
+    difficulty: str | None = None
 
     def __post_init__(self) -> None:
         check = field_check(self, "", ConfigError)
         check("cache_prompts", self.cache_prompts >= 1, "at least 1")
+        pooled = self.difficulty is None or self.difficulty in DIFFICULTY_POOLINGS
+        check("difficulty", pooled, f"null or one of {', '.join(DIFFICULTY_POOLINGS)}")
 
     def to_json(self) -> str:
         """The config as indented json."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        values = asdict(self)
+        if self.difficulty is None:
+            del values["difficulty"]  # the text of a model without it, and so its identity, is that of earlier versions
+        return json.dumps(values, indent=2) + "\n"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ValueModelConfig:

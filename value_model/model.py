@@ -21,6 +21,7 @@ from value_model.cache import TextCache
 from value_model.checkpoint import ModelParts, load_parts, save_parts
 from value_model.config import ValueModelConfig
 from value_model.conversions import hard_label
+from value_model.difficulty import Difficulty
 from value_model.head import InContextHead
 
 __all__ = ["ContextError", "Task", "ValueModel", "hard_labels"]
@@ -46,12 +47,20 @@ class ValueModel(nn.Module):
     only through the context.
     """
 
-    def __init__(self, config: ValueModelConfig, backbone: Backbone, adapter: Adapter, head: InContextHead):
+    def __init__(
+        self,
+        config: ValueModelConfig,
+        backbone: Backbone,
+        adapter: Adapter,
+        head: InContextHead,
+        difficulty: Difficulty | None = None,
+    ):
         super().__init__()
         self.config = config
         self.backbone = backbone
         self.adapter = adapter
         self.head = head
+        self.difficulty = difficulty
         self.cache = TextCache(config.cache_prompts)
         self.eval().requires_grad_(False)
 
@@ -59,6 +68,11 @@ class ValueModel(nn.Module):
     def device(self) -> torch.device:
         """Device of the head's parameters; the whole model is on one device."""
         return next(self.head.network.parameters()).device
+
+    @property
+    def width(self) -> int:
+        """Features of a prompt, F: the adapter's, then the difficulty if there is one."""
+        return self.adapter.width + (self.difficulty is not None)
 
     def predict(
         self, context_prompts: Sequence[str], context_scores: Sequence[float], prompts: Sequence[str]
@@ -93,7 +107,7 @@ class ValueModel(nn.Module):
     def features(self, prompts: Sequence[str]) -> Tensor:
         """Features of each prompt, float32 on the CPU, shape (prompts, F), no gradient."""
         found = self.cache.get(prompts, self._embed)
-        return torch.stack(found) if found else torch.zeros(0, self.adapter.width)
+        return torch.stack(found) if found else torch.zeros(0, self.width)
 
     @torch.no_grad()
     def probabilities(self, context_cf: Tensor, labels_c: np.ndarray, queries_qf: Tensor) -> np.ndarray:
@@ -113,7 +127,11 @@ class ValueModel(nn.Module):
     def logits(self, context_cf: Tensor, labels_c: Tensor, queries_qf: Tensor) -> Tensor:
         """Logits of failure and success, (Q, 2), differentiable in both features."""
         device = self.device
-        return self.head(context_cf.to(device), labels_c.to(device), queries_qf.to(device))
+        context_cf, labels_c, queries_qf = context_cf.to(device), labels_c.to(device), queries_qf.to(device)
+        if self.difficulty is None:
+            return self.head(context_cf, labels_c, queries_qf)
+        logits = self.head(context_cf[:, :-1], labels_c, queries_qf[:, :-1])
+        return self.difficulty.combine(logits, labels_c, context_cf[:, -1], queries_qf[:, -1])
 
     @property
     def identity(self) -> str:
@@ -127,7 +145,7 @@ class ValueModel(nn.Module):
 
     def save_pretrained(self, path: str | os.PathLike, model_card: str | None = None) -> None:
         """Write this model to a folder, see :func:`value_model.checkpoint.save_parts`."""
-        save_parts(ModelParts(self.config, self.backbone, self.adapter, self.head), path, model_card)
+        save_parts(ModelParts(self.config, self.backbone, self.adapter, self.head, self.difficulty), path, model_card)
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike | None = None, backbone: str | None = None) -> ValueModel:
@@ -138,7 +156,10 @@ class ValueModel(nn.Module):
         features: list[Tensor] = [torch.empty(0)] * len(prompts)
         with _eval_mode(self):
             for indices, states_btd, mask_bt in self.backbone.batches(prompts):
-                for index, row in zip(indices, self.adapter(states_btd, mask_bt).float().cpu(), strict=True):
+                rows = self.adapter(states_btd, mask_bt).float()
+                if self.difficulty is not None:
+                    rows = torch.cat([rows, self.difficulty(states_btd, mask_bt).float().unsqueeze(1)], dim=1)
+                for index, row in zip(indices, rows.cpu(), strict=True):
                     features[index] = row.clone()  # a view of the batch would keep the whole batch in memory
         return features
 

@@ -5,7 +5,7 @@ Shape suffixes: B texts of a batch, T tokens, D width of the encoder, F features
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -30,12 +30,16 @@ class Embedder:
         self._dtype = getattr(torch, model.config.backbone.dtype)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Features on the model's device, (texts, F)."""
+        """The adapter's features on the model's device, (texts, F)."""
+        return self.rows(texts, self.model.adapter)
+
+    def rows(self, texts: Sequence[str], function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Outputs of ``function(states_btd, mask_bt)``, which has a row per text, on the model's device."""
         numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         indices, rows = [], []
         for batch, states_btd, mask_bt in self._batches(list(numbers)):
             indices += batch
-            rows.append(self.model.adapter(states_btd, mask_bt))
+            rows.append(function(states_btd, mask_bt))
         position = torch.empty(len(numbers), dtype=torch.long)
         position[indices] = torch.arange(len(numbers))
         wanted = position[[numbers[text] for text in texts]]

@@ -82,6 +82,7 @@ class MetaTasks:
     """All tasks of a table.
 
     Attributes:
+        table: the trajectories that tasks are drawn from.
         skipped: (model, step) groups that no task can be drawn from: too few prompts, or only one class.
     """
 
@@ -105,11 +106,11 @@ class MetaTasks:
         """
         self.settings = settings
         self.seed = seed
-        self._table = table.reset_index(drop=True)
-        self._text = pd.factorize(self._table["prompt"])[0]  # equal texts have equal numbers
-        self._positive = hard_label(self._table["score"])
-        is_query = self._table["prompt"].isin(query_prompts).to_numpy() if query_prompts is not None else None
-        windows = list(_windows(self._table, self._text, settings))
+        self.table = table.reset_index(drop=True)
+        self._text = pd.factorize(self.table["prompt"])[0]  # equal texts have equal numbers
+        self._positive = hard_label(self.table["score"])
+        is_query = self.table["prompt"].isin(query_prompts).to_numpy() if query_prompts is not None else None
+        windows = list(_windows(self.table, self._text, settings))
         found = [self._group(own if is_query is None else own[is_query[own]], pool) for own, pool in windows]
         self._groups = [group for group in found if group is not None]
         self._visits = _visits(self._groups, settings.repeats)
@@ -151,7 +152,7 @@ class MetaTasks:
         return rng.permutation(np.concatenate([shuffled[first], rest[: size - 2]]))
 
     def _task(self, context: Array, queries: Array) -> MetaTask:
-        context_rows, query_rows = self._table.iloc[context], self._table.iloc[queries]
+        context_rows, query_rows = self.table.iloc[context], self.table.iloc[queries]
         return MetaTask(
             model=str(query_rows["model"].iloc[0]),
             step=int(query_rows["step"].iloc[0]),

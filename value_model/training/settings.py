@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from value_model.checks import field_check, require
+from value_model.config import DIFFICULTY_POOLINGS
 from value_model.config_loader import config_from_yaml
 from value_model.training.meta_tasks import MetaTaskSettings
 from value_model.training.tiny_encoder import TinyEncoderSettings
@@ -116,6 +117,7 @@ class TrainSettings:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     pairwise_weight: float = 0.25  # the rest of the loss is cross-entropy
+    difficulty: str | None = None  # pooling of the states it is fitted to, see value_model.difficulty; null is none
     train_estimators: int | None = None  # the head's ensemble while training; null is that of the model
     states_cache_prompts: int = 0  # token states of a frozen encoder kept in memory
     seed: int = 0
@@ -128,6 +130,11 @@ class TrainSettings:
         one_of_both = (self.init.from_pretrained is None) != (self.init.new is None)
         check("init", one_of_both, "either init.from_pretrained or init.new")
         check("pairwise_weight", 0 <= self.pairwise_weight <= 1, "in [0, 1]")
+        pooled = self.difficulty is None or self.difficulty in DIFFICULTY_POOLINGS
+        check("difficulty", pooled, f"null or one of {', '.join(DIFFICULTY_POOLINGS)}")
+        # Its weight against the head's can only be measured on prompts that neither was fitted to.
+        unseen = self.difficulty is None or bool(self.validation.every and self.data.heldout_prompts)
+        check("difficulty", unseen, "null without validation.every and data.heldout_prompts")
         check("train_estimators", self.train_estimators is None or self.train_estimators >= 1, "null or at least 1")
         check("states_cache_prompts", self.states_cache_prompts >= 0, "at least 0")
         # The states of an encoder that is trained change with every update.

@@ -15,10 +15,12 @@ from transformers import get_cosine_schedule_with_warmup
 
 from value_model.checkpoint import BACKBONE
 from value_model.config_loader import changed_keys
+from value_model.difficulty import COMBINATION
 from value_model.files import replaced
 from value_model.head import InContextHead
 from value_model.model import ValueModel
 from value_model.training.data import TrainingData
+from value_model.training.difficulty import fit_difficulty
 from value_model.training.embedder import Embedder
 from value_model.training.losses import Loss, combined_loss
 from value_model.training.meta_tasks import MetaTask
@@ -29,7 +31,8 @@ from value_model.training.settings import METRICS, PARTS, OptimizerSettings, Tra
 from value_model.training.validation import TaskPrediction, validation_metrics
 
 TRAINING, BEST, MODEL = "training.pt", "best.pt", "model"
-MAY_CHANGE = ("out", "device", "checkpoint_every", "wandb_project", "states_cache_prompts")  # when a run is resumed
+# When a run is resumed. The difficulty is fitted after the last update, so a finished run can be given one.
+MAY_CHANGE = ("out", "device", "checkpoint_every", "wandb_project", "states_cache_prompts", "difficulty")
 TRAINING_HEADS = 8  # seeds of the feature order that training with a smaller ensemble cycles through
 
 
@@ -88,12 +91,8 @@ class Trainer:
         Raises:
             TrainError: validation is off, so there are no held-out tasks.
         """
-        tasks = self.data.validation
-        if tasks is None:
-            raise TrainError("there is nothing to validate on: validation.every=0 holds no tasks out")
         self.model.eval()
-        numbers = self.processes.shard(min(self.settings.validation.tasks, len(tasks)))
-        drawn = [tasks.draw(0, i) for i in numbers]
+        drawn = [self._validation_task(i) for i in self.processes.shard(self._validation_tasks())]
         predictions = [TaskPrediction.from_logits(task, *self._loss(task, self.model.head)) for task in drawn]
         return validation_metrics(self.processes.all_gather(predictions))
 
@@ -133,13 +132,30 @@ class Trainer:
         if self.best:
             self._set_parameter_values(torch.load(out / BEST, map_location="cpu", weights_only=True))
         self.model.eval().requires_grad_(False)
+        self._fit_difficulty()
         if self.settings.optimizer.backbone_lr and self.model.config.backbone.name != BACKBONE:
             # The trained encoder differs from the one of that name, so the checkpoint must contain it.
             own = replace(self.model.config.backbone, name=BACKBONE, revision=None)
             self.model.config = replace(self.model.config, backbone=own)
         if self.processes.is_main_process:
-            self.model.save_pretrained(out / MODEL, model_card(self.settings, self.data.summary, self.best))
+            self.model.save_pretrained(out / MODEL, model_card(self.settings, self.data.summary, self._card_metrics()))
         return self.model
+
+    def _fit_difficulty(self) -> None:
+        """Fit or, where a model that had one was trained on without the setting, remove the difficulty."""
+        pooling = self.settings.difficulty
+        self.model.config = replace(self.model.config, difficulty=pooling)
+        self.model.difficulty = None
+        if pooling is not None:
+            tasks = [self._validation_task(i) for i in range(self._validation_tasks())]
+            self.model.difficulty = fit_difficulty(self.model, self.embed, pooling, self.data.train.table, tasks)
+
+    def _card_metrics(self) -> dict[str, float]:
+        if self.model.difficulty is None:
+            return self.best
+        weights = self.model.difficulty.combination.tolist()
+        # The other metrics are the head's, which the best update is chosen by.
+        return self.best | {f"combination/{name}": b for name, b in zip(COMBINATION, weights, strict=True)}
 
     def _accumulate_gradients(self) -> tuple[dict[str, float], float]:
         """Gradients of the update's tasks; returns the mean losses and the norm before clipping.
@@ -176,6 +192,15 @@ class Trainer:
         score = torch.as_tensor(task.scores, dtype=logits.dtype, device=logits.device)
         pairs = torch.from_numpy(task.pairs).to(logits.device)
         return combined_loss(logits, score, pairs, self.settings.pairwise_weight), logits
+
+    def _validation_tasks(self) -> int:
+        if self.data.validation is None:
+            raise TrainError("there is nothing to validate on: validation.every=0 holds no tasks out")
+        return min(self.settings.validation.tasks, len(self.data.validation))
+
+    def _validation_task(self, index: int) -> MetaTask:
+        assert self.data.validation is not None
+        return self.data.validation.draw(0, index)
 
     def _epoch(self) -> float:
         return round(self.update * self.settings.optimizer.tasks_per_update / len(self.data.train), 4)
