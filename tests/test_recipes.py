@@ -119,6 +119,20 @@ def test_every_method_passes_its_dry_run_with_as_many_rollouts_as_the_others(
     assert [message for message in messages if not message.startswith(absent)] == []
 
 
+@pytest.mark.parametrize(("setting", "pool"), [("cluster", 8192), ("node", 2048), ("cpu", 256)])
+def test_sparse_v05_looks_at_a_pool_and_starts_as_many_rollouts_as_the_others(
+    setting: str, pool: int, recipes: Recipes, demo: dict[str, str], tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+    arguments = recipes.dry_run("v05_sparse", SETTING=setting, SEED="3", **(demo if setting == "cpu" else {}))
+    assert main([*arguments, "--json", str(plan)]) == VALID
+    step = json.loads(plan.read_text())["step"]
+    assert step["prompts"] == pool and step["first_rollouts"] == step["max_rollouts"] == ROLLOUTS[setting]
+    v05 = compose_launch(arguments[1], arguments[3], arguments[4:]).algorithm.v05
+    assert (v05.schedule, v05.sparse.seed, v05.fusion) == ("sparse", 3, "empirical_bayes")
+    assert (v05.baseline, v05.allocation) == ("leave_one_out", "outcome_variance")
+
+
 def test_the_dry_run_checks_what_is_launched(recipes: Recipes) -> None:
     launched = recipes.command("grpo", "trainer.test_freq=5", SETTING="node", SEED="3")
     start = launched.index("verl.trainer.main_ppo") + 1

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 V05 = "v05"
-FIXED_SCHEDULE = "fixed"
+FIXED_SCHEDULE, SPARSE_SCHEDULE = "fixed", "sparse"
 REFERENCE = "GRPO-16"
 ESTIMATOR, FILTERED = "algorithm.adv_estimator", "algorithm.filter_groups.enable"
 SCHEDULE, ALLOCATION = "algorithm.v05.schedule", "algorithm.v05.allocation"
@@ -77,6 +77,8 @@ class Setup:
     def label(self) -> str:
         """Name of the method in every figure and table."""
         if self.estimator == V05:
+            if self.schedule == SPARSE_SCHEDULE:
+                return "V0.5 sparse"
             rollouts = f"fixed k={self.group}" if self.fixed else f"{self.allocation} ({self.schedule})"
             return " ".join(["V0.5", rollouts, *(variant.label for variant in self.variants)])
         if self.estimator == "gae":
@@ -139,6 +141,7 @@ class Style:
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the fixed sizes are one hue, darker as k grows.
 STYLES = {
+    "V0.5 sparse": Style("#7A1FA2", "*"),
     "V0.5 OSLA (streaming)": Style("#0072B2", "o"),
     "V0.5 OSLA (rounds)": Style("#56B4E9", "s"),
     "V0.5 fixed k=1": Style("#A3CF62", "v", "--"),

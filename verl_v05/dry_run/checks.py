@@ -122,6 +122,9 @@ def _unset(config: DictConfig) -> Iterator[Problem]:
     for pool, switch in POOLS.items():
         if OmegaConf.select(config, f"{pool}.{switch}"):
             allowed |= dict.fromkeys((f"{pool}.nnodes", f"{pool}.n_gpus_per_node"), f"at least 1 with {switch}")
+    # 0 where the schedule decides on the first rollouts: the launch's own check has compared it with k_init.
+    if is_v05(config) and config.actor_rollout_ref.rollout.n == 0:
+        del allowed[f"{ROLLOUT}.n"]
     for key, why in allowed.items():
         if not _is_count(value := OmegaConf.select(config, key)):
             yield refuse(key, value, why)
