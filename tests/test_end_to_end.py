@@ -126,6 +126,26 @@ def test_the_curve_of_a_resumed_run_is_whole(unbroken: Path, resumed: Path) -> N
     assert (before == after).tolist() == [True, True, False, False]  # the last two were run again
 
 
+def test_sparse_v05_spends_its_budget_and_a_resumed_run_draws_the_same_prompts(task: Path, tmp_path: Path) -> None:
+    pool, budget = 24, 16
+    overrides = [*SMALL, *NO_VALIDATION, f"algorithm.v05.max_rollouts_per_step={budget}", "trainer.test_freq=-1"]
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train("v05_sparse", 0, task, whole, Console(stderr=True), [*overrides, "trainer.save_freq=2"], steps=3)
+    checkpoint = whole / "checkpoints" / "global_step_2"
+    overrides += ["trainer.resume_mode=resume_path", f"trainer.resume_from_path={checkpoint}"]
+    train("v05_sparse", 0, task, resumed, Console(stderr=True), overrides, steps=3)
+
+    frame = run_of(whole).frame.loc[1:]
+    assert (frame["v05/rollouts/spent"] == budget).all() and (frame["v05/sparse/looked_at"] == pool).all()
+    skipped = frame["v05/sparse/skipped_solved"] + frame["v05/sparse/skipped_hopeless"]
+    assert (skipped >= pool - budget).all() and (skipped == frame["v05/k/prompts_with_0"]).all()
+    assert frame["v05/sparse/expected_min"].min() >= 0.2 * budget / pool - 1e-9
+    drawn = [
+        recorded(out, 3).set_index("prompt_id")[["spent", "expected", "opening_prior"]] for out in (whole, resumed)
+    ]
+    pd.testing.assert_frame_equal(*(table.sort_index() for table in drawn))
+
+
 def test_a_grpo_run_with_a_reference_policy_records_outcomes_and_costs(task: Path, tmp_path: Path) -> None:
     frame = trained("grpo16", task, tmp_path, ["data.train_batch_size=6"])
     # The reference computes in the policy's precision: until the first update there is no difference between them.

@@ -99,6 +99,7 @@ def _group_row(step: int, index: int, inputs: StepInputs, used: np.ndarray) -> d
         "opening_strength": group.strength,
         "k": group.k,
         "spent": group.spent,
+        "expected": group.expected,  # first rollouts that it could expect, with schedule=sparse
         "failed": group.failed,
         "dispatches": group.dispatches,
         "padded": group.padded,
