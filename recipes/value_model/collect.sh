@@ -17,16 +17,14 @@ collect() { # SEED PROMPTS ROLLOUTS STEPS [options of recipes.demo.make]
   touch "$run/done"
 }
 
-# 101 and 102 are held out: never trained on, measured more precisely.
 if [[ $task == arithmetic ]]; then
   for seed in {1..10}; do collect "$seed" 32 4 24; done
-  for seed in 101 102; do collect "$seed" 32 16 16; done
+  for seed in 101 102; do collect "$seed" 32 16 16; done # held out: never trained on, measured more precisely
+  split=(--holdout-model "$project/policy_101" --holdout-model "$project/policy_102")
 else
-  project+=_$task
+  project+=_$task split=() # these only measure the value model, so none is held out from the others
   # Knowing how to calculate takes most of the warm-up and is the same for all.
   python -m recipes.demo.make --task "$task" --out "$out/first"
   for seed in {1..3}; do collect "$seed" 64 4 12 --train-size 1024 --start "$out/first/policy"; done
-  for seed in 101 102; do collect "$seed" 32 16 12 --train-size 1024 --start "$out/first/policy"; done
 fi
-python -m value_model.trajectories "$out" --out "$out/split" --validation 0.2 \
-  --holdout-model "$project/policy_101" --holdout-model "$project/policy_102"
+python -m value_model.trajectories "$out" --out "$out/split" --validation 0.2 "${split[@]}"
