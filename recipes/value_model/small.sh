@@ -17,8 +17,3 @@ python -m value_model.train --config recipes/value_model/small.yaml out="$out" \
 python -m value_model.trajectories $data/{,heldout_}policies.parquet --out "$out/split" --validation 0.2 \
   --holdout-model verl_v05_demo/policy_101 --holdout-model verl_v05_demo/policy_102
 python -m value_model.evaluate --model "$out/model" --data "$out/split" --out "$out/evaluation" --context-size 64
-
-# The demo's other task, of which it has seen nothing.
-python -m value_model.trajectories $data/calculation_policies.parquet --out "$out/split_calculation" --validation 0.2
-python -m value_model.evaluate --model "$out/model" --data "$out/split_calculation" \
-  --out "$out/evaluation_calculation" --context-size 64
