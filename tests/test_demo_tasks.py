@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from recipes.demo import calculation
 from recipes.demo import task as arithmetic
-from recipes.demo.make import SETTINGS, make_demo
+from recipes.demo.make import SETTINGS, is_made, make_demo
 from recipes.demo.policy import build_model, build_tokenizer, sampled_success, success_probabilities
 from recipes.demo.reward import compute_score
 from recipes.demo.task import TaskProblem, slip, write_parquet
@@ -178,3 +179,16 @@ def test_a_calculation_demo_is_made_with_its_training_settings(tmp_path: Path, m
     assert record["settings"]["task"] == "calculation" and 1e6 < record["parameters"] < 3e6
     assert len(record["train"]["success_probabilities"]) == record["train"]["prompts"] == 40
     assert (record["sampled"]["prompts"], record["sampled"]["samples"]) == (64, 2)
+
+
+def test_a_demo_can_start_from_another_ones_policy_and_is_not_made_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recipes.demo.make.CHECKED_SAMPLES", 1)
+    short = {"train_size": 8, "val_size": 8, "clean_steps": 21, "mixed_steps": 21, "mixed_problems_per_step": 1}
+    first = replace(SETTINGS["calculation"], **short, clean_problems_per_step=1)
+    make_demo(tmp_path / "first", first, Console(stderr=True))
+    second = replace(first, seed=1, start=str(tmp_path / "first" / "policy"))
+    made = make_demo(tmp_path / "second", second, Console(stderr=True))
+    assert made["competences"] != json.loads((tmp_path / "first" / "demo.json").read_text())["competences"]
+    assert is_made(tmp_path / "second", second) and not is_made(tmp_path / "second", replace(second, start=None))

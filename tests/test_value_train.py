@@ -373,3 +373,12 @@ def test_simulated_policies_make_a_trajectory_table_that_tasks_come_from() -> No
     assert (by_digit.max(axis=1) - by_digit.min(axis=1)).min() > 0.8  # every policy knows some digits
     small = MetaTaskSettings(context_min=32, context_max=192, window=8, own_step=False, balanced=False, pairs=16)
     assert len(MetaTasks(table, small)) > 20
+
+
+def test_simulated_calculations_are_known_by_operation_and_last_digit_and_harder_with_more_steps() -> None:
+    table = simulate(
+        SimulationSettings(task="calculation", policies=3, steps=4, prompts=512, prompts_per_step=64), seed=1
+    )
+    assert check(table).equals(table[COLUMNS]) and table["prompt"].str.fullmatch(r"\d+([-+*]\d+){2,6}=").all()
+    steps = table["prompt"].str.count(r"[-+*]")
+    assert table.groupby(steps)["score"].mean().loc[[2, 6]].is_monotonic_decreasing

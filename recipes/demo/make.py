@@ -48,6 +48,7 @@ class Settings:
     mixed_problems_per_step: int = 32
     mixed_peak_lr: float = 1e-3
     format_version: int = 1
+    start: str | None = None  # folder of a policy to continue from, in the place of the first phase
 
 
 # Where each task's code is, and what it is made with unless told otherwise.
@@ -72,7 +73,8 @@ def is_made(out: Path, settings: Settings) -> bool:
     record = out / RECORD
     if not record.is_file() or not all((out / name).exists() for name in PRODUCTS):
         return False
-    return json.loads(record.read_text())["settings"] == asdict(settings)
+    # A setting that the record does not name had no other value than its default.
+    return Settings(**json.loads(record.read_text())["settings"]) == settings
 
 
 def make_demo(out: Path, settings: Settings, console: Console) -> dict[str, Any]:
@@ -155,6 +157,7 @@ def _warm_up(
 ) -> None:
     """Run both phases of the warm-up on `model` under one progress bar."""
     import numpy as np
+    from safetensors.torch import load_model
 
     from recipes.demo.policy import warm_up
 
@@ -167,15 +170,19 @@ def _warm_up(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("warming up", total=settings.clean_steps + settings.mixed_steps, loss=float("nan"))
+        bar = progress.add_task("warming up", total=None, loss=float("nan"))
 
         def on_step(loss: float) -> None:
             progress.update(bar, advance=1, loss=loss)
 
-        phases = (
+        phases = [
             (perfect, settings.clean_steps, settings.clean_problems_per_step, settings.clean_peak_lr),
             (competences, settings.mixed_steps, settings.mixed_problems_per_step, settings.mixed_peak_lr),
-        )
+        ]
+        if settings.start is not None:
+            load_model(model, Path(settings.start, "model.safetensors"))
+            del phases[0]
+        progress.update(bar, total=sum(steps for _, steps, _, _ in phases))
         for known, steps, problems_per_step, peak_lr in phases:
             warm_up(
                 model,
@@ -261,8 +268,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory to make the demo in")
     parser.add_argument("--task", choices=SETTINGS, default=Settings.task)
     parser.add_argument("--seed", type=int, default=Settings.seed)
+    parser.add_argument("--train-size", type=int, help="number of training prompts")
+    parser.add_argument("--start", help="policy folder to continue from, which saves half of the warm-up or more")
     arguments = parser.parse_args()
-    settings = replace(SETTINGS[arguments.task], seed=arguments.seed)
+    given = {name: value for name, value in vars(arguments).items() if name != "out" and value is not None}
+    settings = replace(SETTINGS[arguments.task], **given)
     console = Console()
     out = arguments.out.resolve()
     _print_summary(make_demo(out, settings, console), out, console)

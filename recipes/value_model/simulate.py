@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
@@ -39,6 +39,15 @@ class SimulationSettings:
     level_bias: float = 1.5  # largest standard deviation of a level's logit, drawn for each policy
     prompt_noise: float = 0.5  # standard deviation of a prompt's logit
     growth: float = 4.0  # largest mean gain in logit over the run, drawn for each policy
+
+
+# Calculations are simulated with less that no prompt shows, as each of their many skills moves the outcome less.
+SETTINGS = {
+    "arithmetic": SimulationSettings(),
+    "calculation": SimulationSettings(
+        task="calculation", policies=250, rollouts=8, level_bias=0.3, prompt_noise=0.2, growth=1.5
+    ),
+}
 
 
 def simulate(settings: SimulationSettings, seed: int) -> pd.DataFrame:
@@ -92,12 +101,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write trajectories of simulated policies.")
     parser.add_argument("--out", type=Path, required=True, help="parquet file")
     parser.add_argument("--task", choices=MODULES, default=SimulationSettings.task)
-    parser.add_argument("--policies", type=int, default=SimulationSettings.policies)
+    parser.add_argument("--policies", type=int)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
-    table = simulate(SimulationSettings(task=args.task, policies=args.policies), args.seed)
+    settings = SETTINGS[args.task]
+    if args.policies is not None:
+        settings = replace(settings, policies=args.policies)
+    table = simulate(settings, args.seed)
     write_trajectories(table, args.out)
-    Console().print(f"{len(table)} rows of {args.policies} policies written to {args.out}")
+    Console().print(f"{len(table)} rows of {settings.policies} policies written to {args.out}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,6 @@ head=$out/head/head.v2.5.safetensors
 python -m value_model.train --config recipes/value_model/small.yaml out="$out" \
   init.new.head_weights="$head" "data.paths=[$out/simulated.parquet,$data/policies.parquet]" "$@"
 
-python -m value_model.trajectories $data/*.parquet --out "$out/split" --validation 0.2 \
+python -m value_model.trajectories $data/{,heldout_}policies.parquet --out "$out/split" --validation 0.2 \
   --holdout-model verl_v05_demo/policy_101 --holdout-model verl_v05_demo/policy_102
 python -m value_model.evaluate --model "$out/model" --data "$out/split" --out "$out/evaluation" --context-size 64
