@@ -16,7 +16,6 @@ COMMA = re.compile(r"\s*[,;]\s*")
 EQUALS = re.compile(r"(?<![\\<>!])=|\\equiv(?![a-zA-Z])")
 APPROXIMATION = re.compile(r"\\(?:approx|simeq)(?![a-zA-Z])")
 IMPLIES = re.compile(r"\\Rightarrow(?![a-zA-Z])")
-MEMBER = re.compile(r"\\in(?![a-zA-Z])")
 SET = re.compile(
     r"\\(?:cup|cap|setminus|infty|mathbb|emptyset)(?![a-zA-Z])|[<>]|\\[lg]eq|\\neq|^\](?=.*\[$)|^[(\[].*[\[\]]$|^[\[\]].*[)\[\]]$"
 )
@@ -26,8 +25,6 @@ NAME = re.compile(
     rf"(\\?[a-zA-Z]+|\\text\s*\{{[^{{}}]*\}}|\\angle\s*[A-Z\s]+|\|[^|]*\|)\s*"
     rf"(?:{INDEX})*(?:\^\{{(?:\\prime)+\}})?\s*(\([^()=]*\))?"
 )
-# A condition that holds for everything.
-ANY = re.compile(r"[\s,(]*\\text\s*\{\s*(?:for|where) *(?:all|any|every|each)\b.*")
 CHOICE = re.compile(r"(?:\\text\s*\{\s*)?\(?\s*(?:\\text\s*\{)?\s*([A-J])\s*\}?\s*(?:[).:]+\s*\}?\s*([^,\s].*?)?\}?)?")
 
 
@@ -56,16 +53,13 @@ def equivalent(answer: str, gold: str) -> bool:
     """
     if max(len(answer), len(gold)) > LENGTH_LIMIT:
         raise UnparsedError(f"an answer of {len(answer)} characters; up to {LENGTH_LIMIT} are compared")
-    answer, gold = tidy(answer), tidy(gold)
-    if bool(ANY.search(answer)) != bool(ANY.search(gold)):
-        answer, gold = ANY.sub("", answer), ANY.sub("", gold)
-    return _same(answer, gold)
+    return _same(tidy(answer), tidy(gold))
 
 
 def _same(answer: str, gold: str) -> bool:
     answer, gold = (_peeled(split(text, IMPLIES)[-1]) for text in (answer, gold))
     answer = _approximated(answer, gold)
-    for rule in (_plain, _bases, _choices, _sets, _tuples, _lists, _equations, _matrices, _texts):
+    for rule in (_plain, _bases, _choices, _sets, _tuples, _lists, _equations, _texts):
         verdict = rule(answer, gold)
         if verdict is not None:
             return verdict
@@ -74,10 +68,10 @@ def _same(answer: str, gold: str) -> bool:
     (mine, unit), (theirs, their_unit) = units.separate(answer), units.separate(gold)
     if (mine, theirs) == (answer, gold):
         return symbolic.same(mine, theirs)
-    if (factor := units.ratio(unit, their_unit)) != 1:
-        return symbolic.same(mine, theirs, factor)
+    if not units.agree(unit, their_unit):
+        return False
     # An angle in degrees or a share in percent is also a number without unit.
-    size = units.SIZES.get(unit, 1) / units.SIZES.get(their_unit, 1)
+    size = symbolic.SIZES.get(unit, 1) / symbolic.SIZES.get(their_unit, 1)
     return _same(mine, theirs) or (size != 1 and symbolic.same(mine, theirs, size))
 
 
@@ -90,11 +84,10 @@ def _approximated(answer: str, gold: str) -> str:
 
 
 def _peeled(text: str) -> str:
-    r"""The text without brackets around one value, and of `x \in \{1, 2\}` the set."""
+    """The text without brackets around one value."""
     while (inside := brackets(text)) and inside[0] in "({" and len(split(inside[1], COMMA)) == 1 and inside[2] in ")}":
         text = inside[1]
-    element = split(text, MEMBER)
-    return element[1] if len(element) == 2 and NAME.fullmatch(element[0]) and element[1][:1] == "\\" else text.strip()
+    return text.strip()
 
 
 def _plain(answer: str, gold: str) -> bool | None:
@@ -138,8 +131,6 @@ def _tuples(answer: str, gold: str) -> bool | None:
         if (left[0], left[2]) != (right[0], right[2]):
             return False
         return None if "\\pm" in left[1] else _in_order(split(left[1], COMMA), inside)
-    if point := re.fullmatch(r"[A-Z]\s*(\(.*\))", answer):
-        return _same(point[1], gold)
     named = dict(filter(None, map(_assigned, _members(answer))))
     return _in_order([named[name] for name in sorted(named)], inside) if len(named) == len(inside) else None
 
@@ -216,19 +207,6 @@ def _equations(answer: str, gold: str) -> bool | None:
     if mine and theirs and compact(mine[1]) == compact(theirs[1]):
         return _same(left[-1], right[-1])
     return symbolic.same_equation((left[0], left[-1]), (right[0], right[-1]))
-
-
-def _matrices(answer: str, gold: str) -> bool | None:
-    """A column vector may be a tuple, and a matrix a list of its rows."""
-    if ("\\begin" in answer) == ("\\begin" in gold):
-        return None
-    row, matrix = sorted((answer, gold), key=lambda text: "\\begin" in text)
-    if (bracket := brackets(row)) is None or bracket[0] == "\\{":
-        return None
-    from verl_v05.grading import symbolic
-
-    rows = r"\\".join(part.strip("[]").replace(",", "&") for part in split(bracket[1], COMMA))
-    return symbolic.same(rf"\begin{{pmatrix}}{rows}\end{{pmatrix}}", matrix)
 
 
 def _texts(answer: str, gold: str) -> bool | None:

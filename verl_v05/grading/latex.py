@@ -32,14 +32,6 @@ TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 OPEN, CLOSE = "([{", ")]}"
 
 
-def _repeating(match: re.Match[str]) -> str:
-    """The exact fraction of a repeating decimal."""
-    groups = match.groups("")
-    whole, fixed, period = (groups[index] or groups[index + 3] for index in range(3))
-    nines = (10 ** len(period) - 1) * 10 ** len(fixed)
-    return rf"\frac{{{int(whole + fixed + period) - int(whole + fixed or 0)}}}{{{nines}}}"
-
-
 CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound", "¥": "yuan"}
 Replacement = str | Callable[[re.Match[str]], str]
 _PATTERNS: list[tuple[str, Replacement]] = [
@@ -69,7 +61,6 @@ _PATTERNS: list[tuple[str, Replacement]] = [
     (r"\\surd\s*(\[3\])?\s*(\d+(?:\.\d+)?|\\?[a-zA-Z]+)", lambda match: rf"\sqrt{match[1] or ''}{{{match[2]}}}"),
     (r"\\sqrt\s*(\[\d\])\s*(\w)", r"\\sqrt\1{\2}"),
     (r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}", r"\\binom{\1}{\2}"),
-    (r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}|(\d*)\.(\d{0,9}?)(\d{1,9}?)\6+\s*\\ldots", _repeating),
     (
         r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*\{?-?\d\}?)?\s*[({]?\s*)(\d[\d.]*)\s*\^\s*\{?\s*\\circ\s*\}?",
         r"\1\\frac{\2\\pi}{180}",
@@ -98,9 +89,6 @@ COUNTED = re.compile(r"\s*([-+]?[\d.,/]+)\s+([^\W\d][^\d,]*)")
 JOINED = re.compile(r"\s*,?\s*(?<![a-zA-Z])(?:and|or|和|或)(?![a-zA-Z])\s*,?\s*")
 UNION = re.compile(r"(?<=[)\]}])\s*(?:\\text\s*\{\s*union\s*\}|U)\s*(?=[(\[\\])")
 RELATION = re.compile(r"[<>]|\\[lg]eq|\\neq")
-MAGNITUDES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
-              "百": 10**2, "千": 10**3, "万": 10**4, "亿": 10**8}  # fmt: skip
-MAGNITUDE = re.compile(rf"(?<=\d)\s*\\text\s*\{{\s*({'|'.join(MAGNITUDES)})(?!米|克|s)")
 THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
 
@@ -125,7 +113,6 @@ def tidy(text: str) -> str:
     text = parenthesised(text)
     either = r" \cup " if RELATION.search(text) and re.search(r"\bor\b|或", text) else " , "
     text = TEXT.sub(lambda match: _words(match, either), text)
-    text = MAGNITUDE.sub(lambda match: rf"\cdot {MAGNITUDES[match[1]]}\text{{", text)
     text = UNION.sub(r"\\cup ", text)
     if re.search(r"\d, -?\d", text) or not re.search(r"[(\[]", text):
         text = THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)

@@ -1,9 +1,14 @@
-"""Grading in worker processes with a hard time limit."""
+"""Grading in worker processes with a hard time limit.
+
+A worker reads one JSON request a line and writes one verdict a line. The kernel's timers kill it when a comparison
+overruns, whatever sympy is doing and even if its parent is gone.
+"""
 
 import contextlib
 import json
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
@@ -11,7 +16,14 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
-from verl_v05.grading.verdict import Verdict, quick_verdict
+from verl_v05.grading.verdict import Verdict, compare, quick_verdict
+
+# Not `-m`: this module is loaded by its package, and would be loaded a second time.
+COMMAND = "from verl_v05.grading.pool import serve; serve({})"
+# Address space: sympy takes 0.4 GB of it, a power tower would take all there is.
+MEMORY_BYTES = 4 << 30
+# By CPU time, which does not depend on how busy the machine is, and ten times as long by the clock.
+LIMITS = {signal.SIGPROF: (signal.ITIMER_PROF, 1), signal.SIGALRM: (signal.ITIMER_REAL, 10)}
 
 
 class GradingPool:
@@ -34,7 +46,7 @@ class GradingPool:
         self._timeout_s = timeout_s
         # A thread waits for each process; the executor has the queue.
         self._executor = ThreadPoolExecutor(workers, "grading")
-        self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[subprocess.Popen[str] | None] = queue.LifoQueue()
         for _ in range(workers):
             self._idle.put(None)  # a process that the first answer to need it starts
         self._closed = False
@@ -70,59 +82,81 @@ class GradingPool:
         self._executor.shutdown(cancel_futures=True)
         while not self._idle.empty():
             if worker := self._idle.get():
-                worker.kill()
+                _end(worker)
 
     def _compare(self, answer: str, gold: str) -> Verdict:
+        """The verdict of a process: "timeout" or "error" if it died of it."""
         worker = self._idle.get()
         try:
-            worker = worker or Worker(self._timeout_s)
-            return worker.compare(answer, gold)
+            worker = worker or _start(self._timeout_s)
+            if reply := _ask(worker, json.dumps([answer, gold])):
+                return Verdict(*json.loads(reply))
+            overrun = -worker.wait() in LIMITS
+            _end(worker)
+            worker = None
+            return Verdict(False, answer, "timeout" if overrun else "error")
         finally:
-            self._idle.put(worker if worker and worker.alive else None)
+            self._idle.put(worker)
 
 
-class Worker:
-    """One process of `verl_v05.grading.worker`; not for several threads at once.
-
-    A fresh interpreter rather than a fork: the parent has threads, and perhaps Ray and a GPU.
+def _start(timeout_s: float) -> "subprocess.Popen[str]":
+    """A fresh interpreter rather than a fork: the parent has threads, and perhaps Ray and a GPU.
 
     Raises:
-        RuntimeError: the process ended before it was ready.
+        RuntimeError: it ended before it was ready.
     """
-
-    def __init__(self, timeout_s: float) -> None:
-        self.alive = True
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "verl_v05.grading.worker", str(timeout_s)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            # A keyboard interrupt is the parent's business.
-            start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
+    worker = subprocess.Popen(
+        [sys.executable, "-c", COMMAND.format(timeout_s)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a keyboard interrupt is the parent's business
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
+    )
+    if not _ask(worker, '["x", "x"]'):
+        raise RuntimeError(
+            f"a grading worker ended with code {worker.wait()} before it was ready; its message is above; "
+            f'try `python -c "{COMMAND.format(5)}"`'
         )
-        assert self._process.stdin and self._process.stdout  # both were asked for
-        self._requests, self._verdicts = self._process.stdin, self._process.stdout
-        if self._verdicts.readline() != "ready\n":
-            self.kill()
-            raise RuntimeError(
-                f"a grading worker ended with code {self._process.returncode} before it was ready; "
-                "its message is above; try `python -m verl_v05.grading.worker 5`"
-            )
+    return worker
 
-    def compare(self, answer: str, gold: str) -> Verdict:
-        """The verdict, "timeout" or "error" if the process died of it (it is not `alive` then)."""
-        with contextlib.suppress(BrokenPipeError):
-            self._requests.write(json.dumps([answer, gold]) + "\n")
-            self._requests.flush()
-        if line := self._verdicts.readline():
-            return Verdict(*json.loads(line))
-        self.alive = False
-        overrun = -self._process.wait() in (signal.SIGPROF, signal.SIGALRM)
-        self.kill()
-        return Verdict(False, answer, "timeout" if overrun else "error")
 
-    def kill(self) -> None:
-        """End the process and close its pipes."""
-        self._process.kill()
-        self._process.communicate()
+def _ask(worker: "subprocess.Popen[str]", request: str) -> str:
+    assert worker.stdin and worker.stdout  # both were asked for
+    with contextlib.suppress(BrokenPipeError):
+        print(request, file=worker.stdin, flush=True)
+    return worker.stdout.readline()
+
+
+def _end(worker: "subprocess.Popen[str]") -> None:
+    worker.kill()
+    worker.communicate()
+
+
+def serve(timeout_s: float) -> None:
+    """Compare in this process what stdin asks for, until it ends.
+
+    Args:
+        timeout_s: longest CPU time of one comparison; the process dies by SIGPROF after it, or by SIGALRM after ten
+            times as long by the clock. A comparison that needs more than `MEMORY_BYTES` fails with "error".
+    """
+    from verl_v05.grading import symbolic  # noqa: F401  Before the first request, so that no answer pays for it.
+
+    for number in LIMITS:
+        # The parent may have ignored or blocked them, which a child inherits.
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LIMITS)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    # What a library prints must not be taken for a verdict.
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    for line in sys.stdin:
+        _set_timers(timeout_s)
+        verdict = compare(*json.loads(line))
+        _set_timers(0)
+        print(json.dumps(verdict), file=replies, flush=True)
+
+
+def _set_timers(seconds: float) -> None:
+    for timer, factor in LIMITS.values():
+        signal.setitimer(timer, factor * seconds)

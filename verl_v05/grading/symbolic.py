@@ -33,14 +33,14 @@ UNREADABLE = re.compile(r"\\(?:ldots|subset|supset|wedge|angle|mod|pmod|perp|par
 MIXED = re.compile(r"(?<![\d.}\\])(\d+)\s*(\\frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d))")
 # The usual letters of integers: identities of floors and powers of -1 hold for them only.
 INTEGERS = re.compile(r"[jklmnNMK](?:_.*)?")
-CONSTANTS = re.compile(r"[cCK](?:_.*)?")
+# What is also a number without unit.
+SIZES = {"percent": Rational(1, 100), "degree": sympy.pi / 180}
 SCALES = (1, 1, -1, -1, 20, -20, 300, -300, 0, 0)
 POINTS = 3
 DIGITS = 60
 # Between inequalities, which the parser cannot join.
 COMMA = re.compile(",")
 OPERATIONS = ((re.compile(r"\\cup(?![a-zA-Z])"), sympy.Union), (COMMA, sympy.Intersection))
-SUCH_THAT = re.compile(r"\\\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\\mid|\||:)(.*)\\\}")
 
 
 def same(answer: str, gold: str, factor: Expr = sympy.S.One) -> bool:
@@ -100,8 +100,6 @@ def _set(text: str) -> tuple[Set, set[Symbol]]:
         # Not left to the parser, which takes ten times as long for an interval as for its ends.
         if all(end.is_number for end in ends) and ends[0] < ends[1]:
             return sympy.Interval(*ends, bracket[0] == "(", bracket[2] == ")"), set()
-    if condition := SUCH_THAT.fullmatch(text):
-        return _set(condition[1])
     value = _parse(text)
     if isinstance(value, Eq) and isinstance(value.rhs, Set):  # how the parser reads "is an element of"
         return value.rhs.doit(), value.free_symbols
@@ -133,22 +131,13 @@ def _same_values(
     left: Expr, right: Expr, answer: number.Written | None = None, gold: number.Written | None = None
 ) -> bool:
     if _names(left, right):
-        return all(_close(mine, theirs) for mine, theirs in _values(_renamed(left, right), right))
+        return all(_close(mine, theirs) for mine, theirs in _values(left, right))
     mine, theirs = next(_values(left, right))
     if gold is not None and gold.place is not None and mine.is_real:
         return number.same(number.Written(Fraction(str(mine))), gold)
     if answer is not None and answer.place is not None and theirs.is_real and not theirs.is_Rational:
         return number.rounded(answer, Fraction(str(theirs)))
     return _close(mine, theirs)
-
-
-def _renamed(left: Expr, right: Expr) -> Expr:
-    """The left side with the right side's constants of integration: they may have another letter or case."""
-    mine, theirs = (
-        {str(symbol)[1:]: symbol for symbol in side if CONSTANTS.fullmatch(str(symbol))}
-        for side in (left.free_symbols - right.free_symbols, right.free_symbols - left.free_symbols)
-    )
-    return left.xreplace({mine[index]: theirs[index] for index in mine.keys() & theirs.keys()})
 
 
 def _close(mine: Expr, theirs: Expr) -> bool:

@@ -1,17 +1,13 @@
 """Verdicts: whether a response is right, its answer, and why no comparison could be made."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from verl_v05.grading.answer import final_answer, gold_text
 from verl_v05.grading.equivalence import equivalent, quickly
 from verl_v05.grading.latex import UnparsedError
 
-Failure = Literal["no_answer", "unparsed", "timeout", "error"]
 
-
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """A graded response.
 
     Attributes:
@@ -22,18 +18,15 @@ class Verdict:
 
     correct: bool
     answer: str | None
-    failure: Failure | None = None
+    failure: Literal["no_answer", "unparsed", "timeout", "error"] | None = None
 
 
 def grade(response: str, ground_truth: str) -> Verdict:
-    """Grade a response in this process, without a time limit (`GradingPool` has one).
+    """Grade a response in this process, without a time limit (`GradingPool` has one). It never raises.
 
     Args:
         response: the model's text; only its final answer counts.
         ground_truth: the gold as published, a bare string without delimiters.
-
-    Returns:
-        A verdict for any input; it never raises.
     """
     found = quick_verdict(response, ground_truth)
     return found if isinstance(found, Verdict) else compare(*found)
