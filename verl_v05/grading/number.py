@@ -49,18 +49,9 @@ def same(answer: Written, gold: Written) -> bool:
     """Whether an answer is the gold value.
 
     A gold written as a decimal or in e-notation is a rounded value: right is what rounds to it (half a unit of its last
-    place) and lies within 1 %. Every other gold is exact; a decimal is right where it has no finite one, see `rounded`.
+    place) and lies within 1 %. Every other gold is exact.
     """
     error, size = abs(answer.value - gold.value), max(abs(answer.value), abs(gold.value))
     if gold.place is not None:
         return error <= gold.place / 2 and error <= TOLERANCE * size
-    denominator = gold.value.denominator
-    return error == 0 or (10 ** denominator.bit_length() % denominator > 0 and rounded(answer, gold.value))
-
-
-def rounded(answer: Written, value: Fraction) -> bool:
-    """Whether a decimal is an exact value cut or rounded to six significant digits or more; an integer never is."""
-    place, size = answer.place, abs(answer.value)
-    if place is None or size < place * 10**5 or answer.value.denominator == 1 or (answer.value > 0) != (value > 0):
-        return False
-    return size in (abs(value) // place * place, round(abs(value) / place) * place)
+    return error == 0

@@ -23,13 +23,9 @@ async def compute_score(
     timeout_s: float = 5.0,
     **_: Any,
 ) -> dict[str, float]:
-    """Grade one response; verl awaits it, so a slow comparison holds up no other.
+    """Grade one response as every data set's; verl awaits it, so a slow comparison holds up no other.
 
     Args:
-        data_source: name of the data set; every one is graded alike.
-        solution_str: the response.
-        ground_truth: the gold as published.
-        extra_info: of no influence.
         workers: processes of this reward worker, started by the first answer that is no plain number.
         timeout_s: seconds of CPU time for one comparison.
 

@@ -53,7 +53,7 @@ def same(answer: str, gold: str, factor: Expr = sympy.S.One) -> bool:
     if isinstance(left, MatrixBase) and isinstance(right, MatrixBase):
         return left.shape == right.shape and all(map(_same_values, left, right))
     if isinstance(left, Expr) and isinstance(right, Expr):
-        return _same_values(left * factor, right, number.read(answer) if factor == 1 else None, number.read(gold))
+        return _same_values(left * factor, right, number.read(gold))
     return type(left) is type(right) and left == right
 
 
@@ -127,16 +127,12 @@ def _parse(text: str) -> Basic:
         raise UnparsedError(f"no expression: {text!r}") from error
 
 
-def _same_values(
-    left: Expr, right: Expr, answer: number.Written | None = None, gold: number.Written | None = None
-) -> bool:
+def _same_values(left: Expr, right: Expr, gold: number.Written | None = None) -> bool:
     if _names(left, right):
         return all(_close(mine, theirs) for mine, theirs in _values(left, right))
     mine, theirs = next(_values(left, right))
     if gold is not None and gold.place is not None and mine.is_real:
         return number.same(number.Written(Fraction(str(mine))), gold)
-    if answer is not None and answer.place is not None and theirs.is_real and not theirs.is_Rational:
-        return number.rounded(answer, Fraction(str(theirs)))
     return _close(mine, theirs)
 
 
