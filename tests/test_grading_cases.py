@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.grading.__main__ import OWN_CASES
 from verl_v05.grading import GradingPool, Verdict, grade
-from verl_v05.grading.equivalence import quickly
+from verl_v05.grading.number import quickly
 
 CASES: list[dict[str, Any]] = [json.loads(line) for line in OWN_CASES.read_text(encoding="utf-8").splitlines()]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from verl_v05.grading import grade
-from verl_v05.grading.equivalence import UnparsedError, equivalent, quickly
+from verl_v05.grading.equivalence import UnparsedError, equivalent
+from verl_v05.grading.number import quickly
 
 RIGHT = [
     (r"\sqrt{2} \approx 1.414", r"\sqrt{2}"),

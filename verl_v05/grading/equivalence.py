@@ -5,14 +5,9 @@ import re
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from verl_v05.grading import number
+from verl_v05.grading import number, symbolic
 from verl_v05.grading.latex import RELATION, TEXT, UnparsedError, brackets, compact, split, tidy
 
-# Longer answers are no values: the longest published gold has 198 characters, and parsing is not linear.
-LENGTH_LIMIT = 1000
-
-# Its digits, not int(): Python refuses to read more than 4300 of them.
-INTEGER = re.compile(r"[\s$*]*\+?(-?)0*([0-9]+)[\s$*.]*")
 COMMA = re.compile(r"\s*[,;]\s*")
 EQUALS = re.compile(r"(?<![\\<>!])=|\\equiv(?![a-zA-Z])")
 APPROXIMATION = re.compile(r"\\(?:approx|simeq)(?![a-zA-Z])")
@@ -29,19 +24,6 @@ NAME = re.compile(
 CHOICE = re.compile(r"(?:\\text\s*\{\s*)?\(?\s*(?:\\text\s*\{)?\s*([A-J])\s*\}?\s*(?:[).:]+\s*\}?\s*([^,\s].*?)?\}?)?")
 
 
-def quickly(answer: str, gold: str) -> bool | None:
-    """`equivalent` where microseconds are enough (two numbers, or one spelling), else None: integers first."""
-    left, right = INTEGER.fullmatch(answer), INTEGER.fullmatch(gold)
-    if left and right:
-        return left.groups() == right.groups()
-    if max(len(answer), len(gold)) > LENGTH_LIMIT:
-        return None
-    try:
-        return _plain(tidy(answer), tidy(gold))
-    except UnparsedError:
-        return None
-
-
 def equivalent(answer: str, gold: str) -> bool:
     r"""Whether an answer as written by a model has the value of a gold as published.
 
@@ -52,24 +34,22 @@ def equivalent(answer: str, gold: str) -> bool:
     Raises:
         UnparsedError: no comparison could be made.
     """
-    if max(len(answer), len(gold)) > LENGTH_LIMIT:
-        raise UnparsedError(f"an answer of {len(answer)} characters; up to {LENGTH_LIMIT} are compared")
+    if max(len(answer), len(gold)) > number.LENGTH_LIMIT:
+        raise UnparsedError(f"an answer of {len(answer)} characters; up to {number.LENGTH_LIMIT} are compared")
     return _same(tidy(answer), tidy(gold))
 
 
 def _same(answer: str, gold: str) -> bool:
     answer, gold = (_peeled(split(text, IMPLIES)[-1]) for text in (answer, gold))
     answer = _approximated(answer, gold)
-    for rule in (_plain, _bases, _choices, _sets, _tuples, _lists, _equations, _texts):
+    for rule in (number.plainly, _bases, _choices, _sets, _tuples, _lists, _equations, _texts):
         verdict = rule(answer, gold)
         if verdict is not None:
             return verdict
-    from verl_v05.grading import symbolic, units  # Here, so that training on integers never loads sympy.
-
-    (mine, unit), (theirs, their_unit) = units.separate(answer), units.separate(gold)
+    (mine, unit), (theirs, their_unit) = number.separate(answer), number.separate(gold)
     if (mine, theirs) == (answer, gold):
         return symbolic.same(mine, theirs)
-    if not units.agree(unit, their_unit):
+    if not number.agree(unit, their_unit):
         return False
     # An angle in degrees or a share in percent is also a number without unit.
     size = symbolic.SIZES.get(unit, 1) / symbolic.SIZES.get(their_unit, 1)
@@ -91,14 +71,6 @@ def _peeled(text: str) -> str:
     return text.strip()
 
 
-def _plain(answer: str, gold: str) -> bool | None:
-    """One spelling, or two plain numbers."""
-    if compact(answer) == compact(gold):
-        return bool(compact(gold))
-    left, right = number.read(answer), number.read(gold)
-    return number.same(left, right) if left and right else None
-
-
 def _bases(answer: str, gold: str) -> bool | None:
     """Numerals with a base, which sympy would read as plain numbers; the base must be written."""
     left, right = (re.sub(r"\\text|[\s{}()]", "", text.replace("base", "_")) for text in (answer, gold))
@@ -116,8 +88,6 @@ def _choices(answer: str, gold: str) -> bool | None:
 def _sets(answer: str, gold: str) -> bool | None:
     if not SET.search(answer) and not SET.search(gold):
         return None
-    from verl_v05.grading import symbolic
-
     with contextlib.suppress(UnparsedError):
         return symbolic.same_set(answer, gold)
     return None
@@ -191,8 +161,6 @@ def _equations(answer: str, gold: str) -> bool | None:
     left, right = split(answer, EQUALS), split(gold, EQUALS)
     if len(left) == len(right) == 1:
         return None
-    from verl_v05.grading import symbolic
-
     mine, theirs = NAME.fullmatch(left[0]), NAME.fullmatch(right[0])
     if len(right) == 1:
         # Numbers of a chain must agree, and an unknown is solved for only where it stands alone.
@@ -206,7 +174,9 @@ def _equations(answer: str, gold: str) -> bool | None:
         return _matching(left, right)
     if mine and theirs and compact(mine[1]) == compact(theirs[1]):
         return _same(left[-1], right[-1])
-    return symbolic.same_equation((left[0], left[-1]), (right[0], right[-1]))
+    # Both sides in one: terms may stand on either.
+    difference = f"{left[0]}-({left[-1]})"
+    return any(symbolic.same(difference, f"{a}-({b})") for a, b in ((right[0], right[-1]), (right[-1], right[0])))
 
 
 def _texts(answer: str, gold: str) -> bool | None:

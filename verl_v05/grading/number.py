@@ -1,9 +1,19 @@
-"""Plain numbers as they are written: exact fractions of integers, with the place of the last digit where one is cut."""
+r"""Plain numbers as they are written, and the words beside a value.
+
+One side may leave out a unit or what is counted, two units must be one; none is converted. All other words make another
+answer.
+"""
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
+from verl_v05.grading.latex import TEXT, UnparsedError, compact, tidy
+
+# Longer answers are no values: the longest published gold has 198 characters, and parsing is not linear.
+LENGTH_LIMIT = 1000
+# Its digits, not int(): Python refuses to read more than 4300 of them.
+INTEGER = re.compile(r"[\s$*]*\+?(-?)0*([0-9]+)[\s$*.]*")
 TEN_TO = re.compile(
     r"(?P<one>(?<!\d)|\s*(?:\\times|\\cdot|\*)\s*)10\s*\^\s*(?:\{\s*([+-]?)\s*(\d{1,3})\s*\}|([+-]?\d{1,3}))"
 )
@@ -16,9 +26,34 @@ RATIO = re.compile(
 TOLERANCE = Fraction(1, 100)
 
 
-@dataclass(frozen=True)
-class Written:
-    """A number on paper: its exact value, and the unit of its last decimal place (None for integers and fractions)."""
+# Names that are not the plural of their unit.
+NAMES = {
+    "in": "inch", "inches": "inch", "ft": "foot", "feet": "foot", "m": "meter", "cm": "centimeter", "mm": "millimeter",
+    "km": "kilometer", "kg": "kilogram", "g": "gram", "mg": "milligram", "s": "second", "sec": "second", "h": "hour",
+    "hr": "hour", "min": "minute", "per": "/",
+}  # fmt: skip
+KNOWN = {*NAMES.values(), *"""percent degree dollar cent usd euro yuan rupee people men women children am pm celsius unit
+    way mph kmph mile pound erg C F J W N K V A Pa Hz eV mol rad L ml lb kelvin""".split()}  # fmt: skip
+# Words that make another statement of a number: a closed class, unlike the nouns that are counted.
+CHANGING = re.compile(
+    r"\b(is|are|was|be|not?|none|never|than|more|less|fewer|least|most|over|under|above|below|about|around|to|up|if|when|"
+    r"unless|but|except|plus|minus|mod|base|half|twice|does|do|fails|as|us|this|thus|various|\w+ous|between|at|for|with|"
+    r"without|only|\w*(?:(?:hundred|thousand|million|billion|trillion|dozen)(?:th)?s?|(?:third|fourth|fifth|tenth)s)|tens|"
+    r"halves)\b|[百千万亿不或至多少以上下左右倍半非无第](?!米|克|瓦)"
+)
+LEADING = re.compile(
+    r"\\text\s*\{\s*(?:there (?:are|is)|(?:the )?(?:final )?answer(?: is)?:?|exactly|(?:a )?total(?: of)?:?|is)\s*\}",
+    re.I,
+)
+# Everything behind a value that can be its unit: words with powers, products and ratios.
+# Possessive, so that a text that does not match costs no more than its square.
+WORD = r"\\text\s*+\{[^{}]*+\}(?:\s*+\^\s*+\{?\s*+-?\d\s*+\}?)?+"
+TAIL = re.compile(rf"(.*?[^\s\\{{/(])([\s(/~]*+(?:\\cdot)?+\s*+(?:{WORD}|[\s/()]|\\cdot)++)")
+ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?")
+
+
+class Written(NamedTuple):
+    """A number's exact value, and the unit of its last decimal place (None for integers and fractions)."""
 
     value: Fraction
     place: Fraction | None = None
@@ -52,6 +87,62 @@ def same(answer: Written, gold: Written) -> bool:
     place) and lies within 1 %. Every other gold is exact.
     """
     error, size = abs(answer.value - gold.value), max(abs(answer.value), abs(gold.value))
-    if gold.place is not None:
-        return error <= gold.place / 2 and error <= TOLERANCE * size
-    return error == 0
+    return error == 0 if gold.place is None else error <= min(gold.place / 2, TOLERANCE * size)
+
+
+def plainly(answer: str, gold: str) -> bool | None:
+    """Whether two tidy texts are one value, if they have one spelling or both are plain numbers."""
+    if compact(answer) == compact(gold):
+        return bool(compact(gold))
+    left, right = read(answer), read(gold)
+    return same(left, right) if left and right else None
+
+
+def quickly(answer: str, gold: str) -> bool | None:
+    """`equivalence.equivalent` where microseconds are enough (two numbers, or one spelling), else None."""
+    left, right = INTEGER.fullmatch(answer), INTEGER.fullmatch(gold)
+    if left and right:
+        return left.groups() == right.groups()
+    if max(len(answer), len(gold)) > LENGTH_LIMIT:
+        return None
+    try:
+        return plainly(tidy(answer), tidy(gold))
+    except UnparsedError:
+        return None
+
+
+def separate(text: str) -> tuple[str, str]:
+    """(value, the words of its unit); a text of words only has no unit."""
+    text = ORDINAL.sub("", LEADING.sub("", text, count=1)).strip()
+    if "\\text" not in text or not (match := TAIL.fullmatch(text)) or match[1].endswith(("_", "^", "=")):
+        return text, ""
+    words = re.sub(r"\b([ap])\s*\.\s*m\b\.?", r"\1m", TEXT.sub(r" \1 ", match[2]))
+    words = re.sub(r"[A-Za-z]{3,}|\b[AP]M\b", lambda word: word[0].lower(), words)
+    value = match[1] + ")" * (match[1].count("(") - match[1].count(")"))
+    return value, " ".join(re.sub(r"\\cdot|[{}()~.]", " ", words).split())
+
+
+def agree(answer: str, gold: str) -> bool:
+    """Whether the words beside two values may be different for one answer.
+
+    Raises:
+        UnparsedError: the words of one side are no unit.
+    """
+    if answer and gold:
+        return _unit(answer) == _unit(gold)
+    if words := answer or gold:
+        last = re.findall(r"[^\W\d_]+", words)[-1]
+        if CHANGING.search(words) or not (
+            last >= "\u3400" or last.removesuffix("s") in KNOWN or _singular(last) != last
+        ):
+            raise UnparsedError(f"{words!r} is no unit")
+    return True
+
+
+def _unit(text: str) -> list[str]:
+    text = re.sub(r"\bsquare (\w+)", r"\1 2", re.sub(r"\bcubic (\w+)", r"\1 3", text))
+    return [_singular(word) for word in re.findall(r"[^\W\d_]+|/|-?\d", text)]
+
+
+def _singular(word: str) -> str:
+    return NAMES.get(word) or re.sub(r"^(.{3,}[^s])s$", r"\1", word.replace("metre", "meter"))

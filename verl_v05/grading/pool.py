@@ -140,7 +140,7 @@ def serve(timeout_s: float) -> None:
         timeout_s: longest CPU time of one comparison; the process dies by SIGPROF after it, or by SIGALRM after ten
             times as long by the clock. A comparison that needs more than `MEMORY_BYTES` fails with "error".
     """
-    from verl_v05.grading import symbolic  # noqa: F401  Before the first request, so that no answer pays for it.
+    from verl_v05.grading import equivalence  # noqa: F401  Before the first request, so that no answer pays for it.
 
     for number in LIMITS:
         # The parent may have ignored or blocked them, which a child inherits.

@@ -57,19 +57,6 @@ def same(answer: str, gold: str, factor: Expr = sympy.S.One) -> bool:
     return type(left) is type(right) and left == right
 
 
-def same_equation(answer: tuple[str, str], gold: tuple[str, str]) -> bool:
-    """Whether two equations, as (left side, right side), say the same: their differences are in a constant ratio.
-
-    Raises:
-        UnparsedError: a side is no expression that the parser knows, or has no value.
-    """
-    sides = [_parse(side) for side in (*answer, *gold)]
-    if not all(isinstance(side, Expr) for side in sides):
-        raise UnparsedError(f"no equation of two expressions: {answer} or {gold}")
-    ratios = [mine / theirs if theirs else None for mine, theirs in _values(sides[0] - sides[1], sides[2] - sides[3])]
-    return all(ratio and _close(ratio, ratios[0]) for ratio in ratios)
-
-
 def same_set(answer: str, gold: str) -> bool:
     """Whether two sets of real numbers, as intervals, inequalities or by their elements, are one.
 

@@ -3,8 +3,8 @@
 from typing import Literal, NamedTuple
 
 from verl_v05.grading.answer import final_answer, gold_text
-from verl_v05.grading.equivalence import equivalent, quickly
 from verl_v05.grading.latex import UnparsedError
+from verl_v05.grading.number import quickly
 
 
 class Verdict(NamedTuple):
@@ -46,6 +46,8 @@ def quick_verdict(response: object, ground_truth: object) -> Verdict | tuple[str
 
 def compare(answer: str, gold: str) -> Verdict:
     """The verdict on an extracted answer; may take long."""
+    from verl_v05.grading.equivalence import equivalent  # Here, so that training on integers never loads sympy.
+
     try:
         return Verdict(equivalent(answer, gold), answer)
     except UnparsedError:
