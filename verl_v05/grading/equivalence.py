@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from verl_v05.grading import number, symbolic
-from verl_v05.grading.latex import RELATION, TEXT, UnparsedError, brackets, compact, split, tidy
+from verl_v05.grading.latex import TEXT, UnparsedError, brackets, compact, split, tidy
 
 COMMA = re.compile(r"\s*[,;]\s*")
 EQUALS = re.compile(r"(?<![\\<>!])=|\\equiv(?![a-zA-Z])")
@@ -21,6 +21,7 @@ NAME = re.compile(
     rf"(\\?[a-zA-Z]+|\\text\s*\{{[^{{}}]*\}}|\\angle\s*[A-Z\s]+|\|[^|]*\|)\s*"
     rf"(?:{INDEX})*(?:\^\{{(?:\\prime)+\}})?\s*(\([^()=]*\))?"
 )
+SUM = re.compile(r"\d*([a-zA-Z])(?:\s*[+-]\s*\d*(?!\1)[a-zA-Z])+")
 CHOICE = re.compile(r"(?:\\text\s*\{\s*)?\(?\s*(?:\\text\s*\{)?\s*([A-J])\s*\}?\s*(?:[).:]+\s*\}?\s*([^,\s].*?)?\}?)?")
 
 
@@ -163,11 +164,9 @@ def _equations(answer: str, gold: str) -> bool | None:
         return None
     mine, theirs = NAME.fullmatch(left[0]), NAME.fullmatch(right[0])
     if len(right) == 1:
-        # Numbers of a chain must agree, and an unknown is solved for only where it stands alone.
-        sides = [side for side in left[:-1] if not NAME.fullmatch(side)]
-        counts = {side: symbolic.unknowns(side) for side in sides}
-        agree = all(count > 1 or (count == 0 and _same(side, left[-1])) for side, count in counts.items())
-        return agree and _same(left[-1], gold)
+        # The numbers of a chain must agree, and an unknown is solved for only where it stands alone.
+        sides = [side for side in left[:-1] if not NAME.fullmatch(side) and not SUM.fullmatch(side)]
+        return all(_same(side, left[-1]) for side in sides) and _same(left[-1], gold)
     if len(left) == 1:
         return bool(theirs) and _same(answer, right[-1])
     if len(right) > 2 and sum(bool(NAME.fullmatch(side)) for side in right) > 1:

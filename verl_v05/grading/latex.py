@@ -32,6 +32,7 @@ TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 OPEN, CLOSE = "([{", ")]}"
 
 
+CURRENCY = r"\\\$|[€£¥]|(?:\\text\s*\{\s*)?Rs\.?\s*\}?(?=\d)"
 CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound", "¥": "yuan"}
 Replacement = str | Callable[[re.Match[str]], str]
 _PATTERNS: list[tuple[str, Replacement]] = [
@@ -60,20 +61,15 @@ _PATTERNS: list[tuple[str, Replacement]] = [
     (r"(?<![\\\d,])(?<!\d )(\d+) (\d+)/(\d+)", r"\1\\frac{\2}{\3}"),
     (r"\\surd\s*(\[3\])?\s*(\d+(?:\.\d+)?|\\?[a-zA-Z]+)", lambda match: rf"\sqrt{match[1] or ''}{{{match[2]}}}"),
     (r"\\sqrt\s*(\[\d\])\s*(\w)", r"\\sqrt\1{\2}"),
-    (r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}", r"\\binom{\1}{\2}"),
     (
         r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*\{?-?\d\}?)?\s*[({]?\s*)(\d[\d.]*)\s*\^\s*\{?\s*\\circ\s*\}?",
         r"\1\\frac{\2\\pi}{180}",
     ),
     (r"(?<=\d) (?=\d{3}(?!\d))(?<!\d{4} )", ","),
-    (r"\\text\s*\{\s*cis\s*\}\s*(\\frac\s*\{[^{}]*\}\s*\{[^{}]*\}|\([^()]*\)|\w+)", r"e^{i \1}"),
     # Units that are signs.
     (r"\^\s*\{?\s*\\circ\s*\}?\s*([CF](?![a-zA-Z]))?", r"\\text{ degree \1}"),
     (r"\\?%|\\text\s*\{\s*per ?cent\s*\}|per ?cent(?![a-z])", r"\\text{ percent}"),
-    (
-        r"^(-?)\s*(\\\$|[€£¥]|(?:\\text\s*\{\s*)?Rs\.?\s*\}?(?=\d))\s*(-?[\d,]*\.?\d+)",
-        lambda match: rf"{match[1]}{match[3]}\text{{ {CURRENCIES.get(match[2], 'rupee')} }}",
-    ),
+    (rf"^(-?)\s*({CURRENCY})\s*(-?[\d,]*\.?\d+)", lambda m: rf"{m[1]}{m[3]}\text{{ {CURRENCIES.get(m[2], 'rupee')} }}"),
     (r"\\\$", ""),
     (
         rf"\\text\s*\{{[^{{}}]*\}}|[\u3400-\u9fff]+|{WORD}(?:[\s.]+(?:{WORD}|(?:is|of|at|if|no|to|in)(?![a-zA-Z])))*",
@@ -85,9 +81,7 @@ CALL = re.compile(r"(\\(?:sqrt|surd)(?:\[\d+\])?|\^|(?<![\\a-zA-Z])abs)\s*\(")
 BRACKETED = re.compile(r"(?=\\\{.*\\\}$|\{.*[^\\]\}$|[(\[].*[)\]]$)(\\?.)(.+?)(?<!\\)(\\?.)", re.DOTALL)
 # A single letter beside a number is a unit; elsewhere it is a variable.
 UNIT, BESIDE = re.compile(r"[a-zA-Z.~/ ]+(?<!or )(?<!and )"), re.compile(r"(?:[\d)/]|\}\{?)\s*$")
-COUNTED = re.compile(r"\s*([-+]?[\d.,/]+)\s+([^\W\d][^\d,]*)")
 JOINED = re.compile(r"\s*,?\s*(?<![a-zA-Z])(?:and|or|和|或)(?![a-zA-Z])\s*,?\s*")
-UNION = re.compile(r"(?<=[)\]}])\s*(?:\\text\s*\{\s*union\s*\}|U)\s*(?=[(\[\\])")
 RELATION = re.compile(r"[<>]|\\[lg]eq|\\neq")
 THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
@@ -97,8 +91,7 @@ THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 def tidy(text: str) -> str:
     r"""An answer in one notation: no delimiters, sizes, spacing or full stop, ASCII signs, words in `\text`.
 
-    `$\dfrac{1}{2}$.` and `\frac{1}{2}` become the same; numbers keep their digits, degree, percent and currency signs
-    become words. "and" and "or" are commas, between relations "or" is a union.
+    Degree, percent and currency signs become words, "and" and "or" commas; between relations "or" is a union.
 
     Raises:
         UnparsedError: it has control characters or halves of surrogate pairs.
@@ -106,33 +99,24 @@ def tidy(text: str) -> str:
     if re.search(r"[\x00-\x07\x0e-\x1f\x7f\ud800-\udfff]", text):
         raise UnparsedError("control characters")
     # One space first: some patterns below are cubic in the length of a run of spaces.
-    text = re.sub(r"[⁰¹²³⁴-ⁿ]+|[₀-ₜ]+", _script, " ".join(text.split()))
-    text = SPELLING.sub(_respelled, text)
+    text = re.sub("([⁰¹²³⁴-ⁿ]+)", r"^{\1}", re.sub("([₀-ₜ]+)", r"_{\1}", " ".join(text.split())))
+    text = SPELLING.sub(lambda match: _respelled(match[0]), text)
     for pattern, replacement in REWRITES:
         text = pattern.sub(replacement, text)
     text = parenthesised(text)
     either = r" \cup " if RELATION.search(text) and re.search(r"\bor\b|或", text) else " , "
     text = TEXT.sub(lambda match: _words(match, either), text)
-    text = UNION.sub(r"\\cup ", text)
     if re.search(r"\d, -?\d", text) or not re.search(r"[(\[]", text):
         text = THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
     return re.sub(r"\\text\{\s*\}|^\s*,|(?<=,) ,", "", text).strip(" *").rstrip(".,;: ")
 
 
-def _script(match: re.Match[str]) -> str:
-    digits = unicodedata.normalize("NFKC", match[0])
-    return ("^" if unicodedata.decomposition(match[0][0]).startswith("<super>") else "_") + "{" + digits + "}"
-
-
-def _respelled(match: re.Match[str]) -> str:
-    sign = match[0]
+@functools.cache
+def _respelled(sign: str) -> str:
     if sign in SPELLINGS:
         return SPELLINGS[sign] + " " * (sign[0] != "\\" and SPELLINGS[sign][0] == "\\")
-    return sign if sign.isascii() else _ascii(sign)
-
-
-@functools.cache
-def _ascii(sign: str) -> str:
+    if sign.isascii():
+        return sign
     kind, name = unicodedata.category(sign), unicodedata.name(sign, "")
     if kind in ("Cf", "Pi", "Pf"):  # invisible signs, quotation marks
         return ""
@@ -140,9 +124,8 @@ def _ascii(sign: str) -> str:
         letter = name.split()[-1]
         return "\\" + (letter.lower() if "SMALL" in name else letter.capitalize()) + " "
     plain = unicodedata.normalize("NFKC", sign)
-    numerator, slash, denominator = plain.partition("\u2044")
-    if slash:
-        return rf"\frac{{{numerator}}}{{{denominator}}}"
+    if "\u2044" in plain:
+        return r"\frac{{{}}}{{{}}}".format(*plain.split("\u2044"))
     return "-" if kind == "Pd" else "".join(SPELLINGS.get(part, part) for part in plain)
 
 
@@ -151,8 +134,6 @@ def _words(match: re.Match[str], either: str) -> str:
     text = match[1]
     if UNIT.fullmatch(text) and BESIDE.search(match.string[: match.start()]):
         return match[0]
-    if counted := COUNTED.fullmatch(text):
-        return rf"{counted[1]} \text{{ {counted[2]} }}"
     joint = either if re.search(r"\bor\b|或", text) else " , "
     parts = [part.strip() for part in JOINED.split(text)]
     return joint.join(

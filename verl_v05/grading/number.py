@@ -32,8 +32,8 @@ NAMES = {
     "km": "kilometer", "kg": "kilogram", "g": "gram", "mg": "milligram", "s": "second", "sec": "second", "h": "hour",
     "hr": "hour", "min": "minute", "per": "/",
 }  # fmt: skip
-KNOWN = {*NAMES.values(), *"""percent degree dollar cent usd euro yuan rupee people men women children am pm celsius unit
-    way mph kmph mile pound erg C F J W N K V A Pa Hz eV mol rad L ml lb kelvin""".split()}  # fmt: skip
+KNOWN = {*NAMES.values(), *"""percent degree dollar cent usd euro yuan rupee people men women children am pm celsius
+    unit way mph kmph mile pound erg C F J W N K V A Pa Hz eV mol rad L ml lb kelvin""".split()}  # fmt: skip
 # Words that make another statement of a number: a closed class, unlike the nouns that are counted.
 CHANGING = re.compile(
     r"\b(is|are|was|be|not?|none|never|than|more|less|fewer|least|most|over|under|above|below|about|around|to|up|if|when|"

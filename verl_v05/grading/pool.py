@@ -1,4 +1,4 @@
-"""Grading in worker processes with a hard time limit.
+"""Verdicts on responses, in this process or in worker processes with a hard time limit.
 
 A worker reads one JSON request a line and writes one verdict a line. The kernel's timers kill it when a comparison
 overruns, whatever sympy is doing and even if its parent is gone.
@@ -14,9 +14,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Self
+from typing import Literal, NamedTuple, Self
 
-from verl_v05.grading.verdict import Verdict, compare, quick_verdict
+from verl_v05.grading.answer import final_answer, gold_text
+from verl_v05.grading.latex import UnparsedError
+from verl_v05.grading.number import quickly
 
 # Not `-m`: this module is loaded by its package, and would be loaded a second time.
 COMMAND = "from verl_v05.grading.pool import serve; serve({})"
@@ -24,6 +26,55 @@ COMMAND = "from verl_v05.grading.pool import serve; serve({})"
 MEMORY_BYTES = 4 << 30
 # By CPU time, which does not depend on how busy the machine is, and ten times as long by the clock.
 LIMITS = {signal.SIGPROF: (signal.ITIMER_PROF, 1), signal.SIGALRM: (signal.ITIMER_REAL, 10)}
+
+
+class Verdict(NamedTuple):
+    """A graded response.
+
+    Attributes:
+        correct: whether its final answer is the gold.
+        answer: the final answer as written, None without one.
+        failure: why no comparison could be made (`correct` is False then), None if one was.
+    """
+
+    correct: bool
+    answer: str | None
+    failure: Literal["no_answer", "unparsed", "timeout", "error"] | None = None
+
+
+def grade(response: str, ground_truth: str) -> Verdict:
+    """Grade a response in this process, without a time limit (`GradingPool` has one). It never raises.
+
+    Args:
+        response: the model's text; only its final answer counts.
+        ground_truth: the gold as published, a bare string without delimiters.
+    """
+    found = _quickly_graded(response, ground_truth)
+    return found if isinstance(found, Verdict) else _compare(*found)
+
+
+def _quickly_graded(response: object, ground_truth: object) -> Verdict | tuple[str, str]:
+    """The verdict where it costs microseconds (no answer or gold, one spelling, two numbers), else (answer, gold)."""
+    if (answer := final_answer(response)) is None:
+        return Verdict(False, None, "no_answer")
+    try:
+        gold = gold_text(ground_truth)
+    except ValueError:
+        return Verdict(False, answer, "unparsed")
+    correct = quickly(answer, gold)
+    return (answer, gold) if correct is None else Verdict(correct, answer)
+
+
+def _compare(answer: str, gold: str) -> Verdict:
+    from verl_v05.grading.equivalence import equivalent  # Here, so that training on integers never loads sympy.
+
+    try:
+        return Verdict(equivalent(answer, gold), answer)
+    except UnparsedError:
+        return Verdict(False, answer, "unparsed")
+    except Exception:
+        # sympy raises every class of exception on odd input, and a grade must not stop a training run.
+        return Verdict(False, answer, "error")
 
 
 class GradingPool:
@@ -58,16 +109,12 @@ class GradingPool:
         self.close()
 
     def submit(self, response: str, ground_truth: str) -> "Future[Verdict]":
-        """Grade one response.
-
-        Raises:
-            RuntimeError: the pool is closed.
-        """
-        found = quick_verdict(response, ground_truth)
+        """Grade one response; RuntimeError once the pool is closed."""
+        found = _quickly_graded(response, ground_truth)
         if not isinstance(found, Verdict):
             if self._closed:
                 raise RuntimeError("the grading pool is closed; make a new one")
-            return self._executor.submit(self._compare, *found)
+            return self._executor.submit(self._ask, *found)
         future: Future[Verdict] = Future()
         future.set_result(found)
         return future
@@ -84,7 +131,7 @@ class GradingPool:
             if worker := self._idle.get():
                 _end(worker)
 
-    def _compare(self, answer: str, gold: str) -> Verdict:
+    def _ask(self, answer: str, gold: str) -> Verdict:
         """The verdict of a process: "timeout" or "error" if it died of it."""
         worker = self._idle.get()
         try:
@@ -100,11 +147,7 @@ class GradingPool:
 
 
 def _start(timeout_s: float) -> "subprocess.Popen[str]":
-    """A fresh interpreter rather than a fork: the parent has threads, and perhaps Ray and a GPU.
-
-    Raises:
-        RuntimeError: it ended before it was ready.
-    """
+    # A fresh interpreter rather than a fork: the parent has threads, and perhaps Ray and a GPU.
     worker = subprocess.Popen(
         [sys.executable, "-c", COMMAND.format(timeout_s)],
         stdin=subprocess.PIPE,
@@ -134,12 +177,7 @@ def _end(worker: "subprocess.Popen[str]") -> None:
 
 
 def serve(timeout_s: float) -> None:
-    """Compare in this process what stdin asks for, until it ends.
-
-    Args:
-        timeout_s: longest CPU time of one comparison; the process dies by SIGPROF after it, or by SIGALRM after ten
-            times as long by the clock. A comparison that needs more than `MEMORY_BYTES` fails with "error".
-    """
+    """Compare what stdin asks for, until it ends; one that overruns ends the process by the signals of `LIMITS`."""
     from verl_v05.grading import equivalence  # noqa: F401  Before the first request, so that no answer pays for it.
 
     for number in LIMITS:
@@ -152,7 +190,7 @@ def serve(timeout_s: float) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for line in sys.stdin:
         _set_timers(timeout_s)
-        verdict = compare(*json.loads(line))
+        verdict = _compare(*json.loads(line))
         _set_timers(0)
         print(json.dumps(verdict), file=replies, flush=True)
 

@@ -1,7 +1,7 @@
 """Exact comparison of expressions and sets: parsed by math-verify's parser, decided by sympy.
 
-Numbers are compared exactly where they are rational and to many digits elsewhere; what has unknowns, by its values at
-points of either sign and several sizes. That takes milliseconds, where sympy's simplification may take minutes.
+What has unknowns is compared by its values at points of either sign and several sizes. That takes milliseconds, where
+sympy's simplification may take minutes.
 """
 
 import functools
@@ -44,11 +44,7 @@ OPERATIONS = ((re.compile(r"\\cup(?![a-zA-Z])"), sympy.Union), (COMMA, sympy.Int
 
 
 def same(answer: str, gold: str, factor: Expr = sympy.S.One) -> bool:
-    """Whether an answer times a factor has the value of a gold, both without list structure.
-
-    Raises:
-        UnparsedError: one of them is no expression that the parser knows.
-    """
+    """Whether an answer times a factor has the value of a gold, both without list structure."""
     left, right = _parse(answer), _parse(gold)
     if isinstance(left, MatrixBase) and isinstance(right, MatrixBase):
         return left.shape == right.shape and all(map(_same_values, left, right))
@@ -58,20 +54,11 @@ def same(answer: str, gold: str, factor: Expr = sympy.S.One) -> bool:
 
 
 def same_set(answer: str, gold: str) -> bool:
-    """Whether two sets of real numbers, as intervals, inequalities or by their elements, are one.
-
-    Raises:
-        UnparsedError: one of them is no such set.
-    """
+    """Whether two sets of real numbers, as intervals, inequalities or by their elements, are one."""
     (left, mine), (right, theirs) = _set(answer), _set(gold)
     return (not mine or not theirs or mine == theirs) and (
         left == right or bool(left.symmetric_difference(right).is_empty)
     )
-
-
-def unknowns(text: str) -> int:
-    """Number of unknowns of an expression."""
-    return len(_names(_parse(text)))
 
 
 def _set(text: str) -> tuple[Set, set[Symbol]]:
@@ -136,9 +123,6 @@ def _values(left: Expr, right: Expr) -> Iterator[tuple[Expr, Expr]]:
     """Values of both at the same points, the same in every process; one for expressions without unknowns.
 
     Points where neither has a value are left out: identities hold on the domain that both have.
-
-    Raises:
-        UnparsedError: there are too few points with values.
     """
     names, generator, found = _names(left, right), random.Random(0), 0
     # Steps agree almost everywhere with their neighbours: x at integers too.
