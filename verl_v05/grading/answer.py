@@ -53,9 +53,8 @@ def final_answer(response: object) -> str | None:
 def gold_text(gold: object) -> str:
     r"""A gold of any type as the text of its answer.
 
-    Numbers lose their type (4.0 is 4, a float its noise beyond 15 digits), a list joins its members by commas, a
-    dictionary is the value of its only key. A text that writes such a list or dictionary is read as one; of a whole
-    solution the answer behind `####` or in the last box counts, of `$...$` what is inside.
+    Numbers lose their type (4.0 is 4), a list joins its members by commas, a dictionary is the value of its only key;
+    so is a text that writes such a one. Of a solution the answer behind `####` or in the last box counts.
 
     Raises:
         ValueError: it has no answer: nothing, NaN, several keys, a solution without a complete box.

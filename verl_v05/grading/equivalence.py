@@ -99,11 +99,9 @@ def _tuples(answer: str, gold: str) -> bool | None:
     if right is None or right[0] == "\\{" or len(inside := split(right[1], COMMA)) == 1:
         return None
     if left:
-        if (left[0], left[2]) != (right[0], right[2]):
-            return False
-        return _in_order(split(left[1], COMMA), inside)
+        return left[::2] == right[::2] and _matching(split(left[1], COMMA), inside, ordered=True)
     named = dict(filter(None, map(_assigned, _members(answer))))
-    return _in_order([named[name] for name in sorted(named)], inside) if len(named) == len(inside) else None
+    return _matching([named[name] for name in sorted(named)], inside, True) if len(named) == len(inside) else None
 
 
 def _lists(answer: str, gold: str) -> bool | None:
@@ -134,28 +132,19 @@ def _members(text: str) -> list[str]:
     elif len(sides) == 2 and all(bracket and bracket[0] == "(" for bracket in map(brackets, sides)):
         return [f"{a}={b}" for a, b in zip_longest(*(split(side[1:-1], COMMA) for side in sides), fillvalue="")]
     parts = [part for part in split(text, COMMA) if part] or [text]
-    return [sign for part in parts for sign in _signs(part)]
+    both = [part.replace(r"\pm", a).replace(r"\mp", b) for part in parts for a, b in ("+-", "-+")]
+    return both if r"\pm" in text or r"\mp" in text else parts
 
 
-def _signs(text: str) -> list[str]:
-    r"""Both values of `\pm`."""
-    upper, lower = ((text.replace(r"\pm", a).replace(r"\mp", b)) for a, b in ("+-", "-+"))
-    return [text] if upper == lower else [upper, lower]
-
-
-def _matching(left: Sequence[str], right: Sequence[str]) -> bool:
+def _matching(left: Sequence[str], right: Sequence[str], ordered: bool = False) -> bool:
     """Whether every member of one list is a member of the other, one to one."""
     rest = list(left)
     for gold in right if len(left) == len(right) else ():
-        hit = next((index for index, answer in enumerate(rest) if _same(answer, gold)), None)
+        hit = next((index for index, answer in enumerate(rest[:1] if ordered else rest) if _same(answer, gold)), None)
         if hit is None:
             return False
         del rest[hit]
     return not rest
-
-
-def _in_order(left: Sequence[str], right: Sequence[str]) -> bool:
-    return len(left) == len(right) and all(map(_same, left, right))
 
 
 def _equations(answer: str, gold: str) -> bool | None:
@@ -181,8 +170,5 @@ def _equations(answer: str, gold: str) -> bool | None:
 def _texts(answer: str, gold: str) -> bool | None:
     """Words: names, "even"; letters are compared, whatever the case and brackets."""
     words = [bool(TEXT.search(text)) and not re.search(r"\w", TEXT.sub("", text)) for text in (answer, gold)]
-    return _letters(answer) == _letters(gold) if any(words) else None
-
-
-def _letters(text: str) -> str:
-    return re.sub(r"[^\w+*/=^<>-]|_", "", TEXT.sub(r"\1", text)).lower()
+    mine, theirs = (re.sub(r"[^\w+*/=^<>-]|_", "", TEXT.sub(r"\1", text)).lower() for text in (answer, gold))
+    return mine == theirs if any(words) else None

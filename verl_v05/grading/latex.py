@@ -3,7 +3,6 @@
 import functools
 import re
 import unicodedata
-from collections.abc import Callable
 
 # ruff: noqa: RUF001  The signs that models write are the point.
 
@@ -34,8 +33,8 @@ OPEN, CLOSE = "([{", ")]}"
 
 CURRENCY = r"\\\$|[€£¥]|(?:\\text\s*\{\s*)?Rs\.?\s*\}?(?=\d)"
 CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound", "¥": "yuan"}
-Replacement = str | Callable[[re.Match[str]], str]
-_PATTERNS: list[tuple[str, Replacement]] = [
+DEGREE = r"\s*\^\s*\{?\s*\\circ\s*\}?"
+REWRITES = [(re.compile(pattern, re.DOTALL), replacement) for pattern, replacement in [
     (r"(?<!\\)\\[()\[\]]|(?<!\\)\$|[`\"]", " "),
     # A product of vectors has an order, unlike one of numbers.
     (r"(\\(?:vec|mathbf|hat)\b[^=,]*)\\times", r"\1\\wedge"),
@@ -61,13 +60,10 @@ _PATTERNS: list[tuple[str, Replacement]] = [
     (r"(?<![\\\d,])(?<!\d )(\d+) (\d+)/(\d+)", r"\1\\frac{\2}{\3}"),
     (r"\\surd\s*(\[3\])?\s*(\d+(?:\.\d+)?|\\?[a-zA-Z]+)", lambda match: rf"\sqrt{match[1] or ''}{{{match[2]}}}"),
     (r"\\sqrt\s*(\[\d\])\s*(\w)", r"\\sqrt\1{\2}"),
-    (
-        r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*\{?-?\d\}?)?\s*[({]?\s*)(\d[\d.]*)\s*\^\s*\{?\s*\\circ\s*\}?",
-        r"\1\\frac{\2\\pi}{180}",
-    ),
+    (rf"(\\(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*\{{?-?\d\}}?)?\s*[({{]?\s*)(\d[\d.]*){DEGREE}", r"\1\\frac{\2\\pi}{180}"),
     (r"(?<=\d) (?=\d{3}(?!\d))(?<!\d{4} )", ","),
     # Units that are signs.
-    (r"\^\s*\{?\s*\\circ\s*\}?\s*([CF](?![a-zA-Z]))?", r"\\text{ degree \1}"),
+    (rf"{DEGREE}\s*([CF](?![a-zA-Z]))?", r"\\text{ degree \1}"),
     (r"\\?%|\\text\s*\{\s*per ?cent\s*\}|per ?cent(?![a-z])", r"\\text{ percent}"),
     (rf"^(-?)\s*({CURRENCY})\s*(-?[\d,]*\.?\d+)", lambda m: rf"{m[1]}{m[3]}\text{{ {CURRENCIES.get(m[2], 'rupee')} }}"),
     (r"\\\$", ""),
@@ -75,8 +71,7 @@ _PATTERNS: list[tuple[str, Replacement]] = [
         rf"\\text\s*\{{[^{{}}]*\}}|[\u3400-\u9fff]+|{WORD}(?:[\s.]+(?:{WORD}|(?:is|of|at|if|no|to|in)(?![a-zA-Z])))*",
         lambda match: match[0] if match[0][0] == "\\" else rf"\text{{ {match[0]} }}",
     ),
-]  # fmt: skip
-REWRITES = [(re.compile(pattern, re.DOTALL), replacement) for pattern, replacement in _PATTERNS]
+]]  # fmt: skip
 CALL = re.compile(r"(\\(?:sqrt|surd)(?:\[\d+\])?|\^|(?<![\\a-zA-Z])abs)\s*\(")
 BRACKETED = re.compile(r"(?=\\\{.*\\\}$|\{.*[^\\]\}$|[(\[].*[)\]]$)(\\?.)(.+?)(?<!\\)(\\?.)", re.DOTALL)
 # A single letter beside a number is a unit; elsewhere it is a variable.

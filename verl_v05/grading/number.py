@@ -26,24 +26,17 @@ RATIO = re.compile(
 TOLERANCE = Fraction(1, 100)
 
 
-# Names that are not the plural of their unit.
-NAMES = {
-    "in": "inch", "inches": "inch", "ft": "foot", "feet": "foot", "m": "meter", "cm": "centimeter", "mm": "millimeter",
-    "km": "kilometer", "kg": "kilogram", "g": "gram", "mg": "milligram", "s": "second", "sec": "second", "h": "hour",
-    "hr": "hour", "min": "minute", "per": "/",
-}  # fmt: skip
-KNOWN = {*NAMES.values(), *"""percent degree dollar cent usd euro yuan rupee people men women children am pm celsius
-    unit way mph kmph mile pound erg C F J W N K V A Pa Hz eV mol rad L ml lb kelvin""".split()}  # fmt: skip
+KNOWN = set("""percent degree dollar cent usd euro pound yuan rupee people men women children am pm celsius unit way
+    inch foot mile mph meter m cm mm km gram kg g mg second s sec hour h hr minute min J W N K V A C F Pa Hz eV erg mol rad L
+    ml lb""".split())  # fmt: skip
+NAMES = {"in": "inch", "inches": "inch", "ft": "foot", "feet": "foot", "per": "/"}
+PLURAL = re.compile(r"(?<=\w\w\w[^\Ws])s\b")
 # Words that make another statement of a number: a closed class, unlike the nouns that are counted.
 CHANGING = re.compile(
     r"\b(is|are|was|be|not?|none|never|than|more|less|fewer|least|most|over|under|above|below|about|around|to|up|if|when|"
     r"unless|but|except|plus|minus|mod|base|half|twice|does|do|fails|as|us|this|thus|various|\w+ous|between|at|for|with|"
     r"without|only|\w*(?:(?:hundred|thousand|million|billion|trillion|dozen)(?:th)?s?|(?:third|fourth|fifth|tenth)s)|tens|"
     r"halves)\b|[百千万亿不或至多少以上下左右倍半非无第](?!米|克|瓦)"
-)
-LEADING = re.compile(
-    r"\\text\s*\{\s*(?:there (?:are|is)|(?:the )?(?:final )?answer(?: is)?:?|exactly|(?:a )?total(?: of)?:?|is)\s*\}",
-    re.I,
 )
 # Everything behind a value that can be its unit: words with powers, products and ratios.
 # Possessive, so that a text that does not match costs no more than its square.
@@ -60,10 +53,7 @@ class Written(NamedTuple):
 
 
 def read(text: str) -> Written | None:
-    r"""The number that a tidy text is: `-12`, `.5`, `4.5e33`, `4.5 \times 10^{33}`, `\frac{1}{2}`, `-1./3`.
-
-    Mixed numbers are sums (`1\frac{4}{5}`). None for anything else.
-    """
+    r"""The number that a tidy text is: `-12`, `.5`, `4.5e33`, `4.5 \times 10^{33}`, `\frac{1}{2}`, `1\frac{4}{5}`."""
     power = re.fullmatch(r"[+-]?\s*10\s*\^.*", text)
     text = TEN_TO.sub(
         lambda match: ("" if match["one"] else "1") + f"e{match[2] or ''}{match[3] or match[4]}", text
@@ -83,8 +73,7 @@ def read(text: str) -> Written | None:
 def same(answer: Written, gold: Written) -> bool:
     """Whether an answer is the gold value.
 
-    A gold written as a decimal or in e-notation is a rounded value: right is what rounds to it (half a unit of its last
-    place) and lies within 1 %. Every other gold is exact.
+    A gold written as a decimal or in e-notation is a rounded value: right is what rounds to it and lies within 1 %.
     """
     error, size = abs(answer.value - gold.value), max(abs(answer.value), abs(gold.value))
     return error == 0 if gold.place is None else error <= min(gold.place / 2, TOLERANCE * size)
@@ -113,10 +102,12 @@ def quickly(answer: str, gold: str) -> bool | None:
 
 def separate(text: str) -> tuple[str, str]:
     """(value, the words of its unit); a text of words only has no unit."""
-    text = ORDINAL.sub("", LEADING.sub("", text, count=1)).strip()
+    text = ORDINAL.sub("", text).strip()
     if "\\text" not in text or not (match := TAIL.fullmatch(text)) or match[1].endswith(("_", "^", "=")):
         return text, ""
     words = re.sub(r"\b([ap])\s*\.\s*m\b\.?", r"\1m", TEXT.sub(r" \1 ", match[2]))
+    words = re.sub(r"\b(?:sq|square) (\w+)", r"\1 2", words)
+    words = re.sub(r"\b(?:in|inches|ft|feet|per)\b", lambda word: NAMES[word[0]], words)
     words = re.sub(r"[A-Za-z]{3,}|\b[AP]M\b", lambda word: word[0].lower(), words)
     value = match[1] + ")" * (match[1].count("(") - match[1].count(")"))
     return value, " ".join(re.sub(r"\\cdot|[{}()~.]", " ", words).split())
@@ -129,20 +120,10 @@ def agree(answer: str, gold: str) -> bool:
         UnparsedError: the words of one side are no unit.
     """
     if answer and gold:
-        return _unit(answer) == _unit(gold)
+        return PLURAL.sub("", answer) == PLURAL.sub("", gold)
     if words := answer or gold:
         last = re.findall(r"[^\W\d_]+", words)[-1]
-        if CHANGING.search(words) or not (
-            last >= "\u3400" or last.removesuffix("s") in KNOWN or _singular(last) != last
-        ):
+        known = last >= "\u3400" or PLURAL.search(last) or not KNOWN.isdisjoint((last, last.removesuffix("s")))
+        if CHANGING.search(words) or not known:
             raise UnparsedError(f"{words!r} is no unit")
     return True
-
-
-def _unit(text: str) -> list[str]:
-    text = re.sub(r"\bsquare (\w+)", r"\1 2", re.sub(r"\bcubic (\w+)", r"\1 3", text))
-    return [_singular(word) for word in re.findall(r"[^\W\d_]+|/|-?\d", text)]
-
-
-def _singular(word: str) -> str:
-    return NAMES.get(word) or re.sub(r"^(.{3,}[^s])s$", r"\1", word.replace("metre", "meter"))

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 from verl_v05.grading.answer import final_answer, gold_text
 from verl_v05.grading.latex import UnparsedError
@@ -29,13 +29,7 @@ LIMITS = {signal.SIGPROF: (signal.ITIMER_PROF, 1), signal.SIGALRM: (signal.ITIME
 
 
 class Verdict(NamedTuple):
-    """A graded response.
-
-    Attributes:
-        correct: whether its final answer is the gold.
-        answer: the final answer as written, None without one.
-        failure: why no comparison could be made (`correct` is False then), None if one was.
-    """
+    """A graded response: whether it is right, its answer as written, and why no comparison could be made, if none was."""
 
     correct: bool
     answer: str | None
@@ -43,12 +37,7 @@ class Verdict(NamedTuple):
 
 
 def grade(response: str, ground_truth: str) -> Verdict:
-    """Grade a response in this process, without a time limit (`GradingPool` has one). It never raises.
-
-    Args:
-        response: the model's text; only its final answer counts.
-        ground_truth: the gold as published, a bare string without delimiters.
-    """
+    """Grade a response against a gold as published, in this process and without a time limit. It never raises."""
     found = _quickly_graded(response, ground_truth)
     return found if isinstance(found, Verdict) else _compare(*found)
 
@@ -77,18 +66,15 @@ def _compare(answer: str, gold: str) -> Verdict:
         return Verdict(False, answer, "error")
 
 
-class GradingPool:
+class GradingPool(contextlib.AbstractContextManager):
     """Grades responses in any thread, each comparison within `timeout_s` of CPU time.
 
     Plain numbers and answers spelt as the gold are graded by the caller itself; the rest goes to processes, which the
     first of them starts. A process that hangs or dies costs its own answer only and is replaced.
 
     Args:
-        workers: number of processes.
-        timeout_s: seconds of CPU time for one comparison, and ten times as many by the clock.
-
-    Raises:
-        ValueError: not at least one worker, or no positive time.
+        workers: number of processes, at least 1.
+        timeout_s: seconds of CPU time for one comparison, and ten times as many by the clock; positive.
     """
 
     def __init__(self, workers: int = 2, timeout_s: float = 5.0) -> None:
@@ -101,9 +87,6 @@ class GradingPool:
         for _ in range(workers):
             self._idle.put(None)  # a process that the first answer to need it starts
         self._closed = False
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -129,7 +112,8 @@ class GradingPool:
         self._executor.shutdown(cancel_futures=True)
         while not self._idle.empty():
             if worker := self._idle.get():
-                _end(worker)
+                worker.kill()
+                worker.communicate()
 
     def _ask(self, answer: str, gold: str) -> Verdict:
         """The verdict of a process: "timeout" or "error" if it died of it."""
@@ -139,7 +123,7 @@ class GradingPool:
             if reply := _ask(worker, json.dumps([answer, gold])):
                 return Verdict(*json.loads(reply))
             overrun = -worker.wait() in LIMITS
-            _end(worker)
+            worker.communicate()  # closes its pipes
             worker = None
             return Verdict(False, answer, "timeout" if overrun else "error")
         finally:
@@ -171,11 +155,6 @@ def _ask(worker: "subprocess.Popen[str]", request: str) -> str:
     return worker.stdout.readline()
 
 
-def _end(worker: "subprocess.Popen[str]") -> None:
-    worker.kill()
-    worker.communicate()
-
-
 def serve(timeout_s: float) -> None:
     """Compare what stdin asks for, until it ends; one that overruns ends the process by the signals of `LIMITS`."""
     from verl_v05.grading import equivalence  # noqa: F401  Before the first request, so that no answer pays for it.
@@ -189,12 +168,9 @@ def serve(timeout_s: float) -> None:
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for line in sys.stdin:
-        _set_timers(timeout_s)
+        for timer, factor in LIMITS.values():
+            signal.setitimer(timer, factor * timeout_s)
         verdict = _compare(*json.loads(line))
-        _set_timers(0)
+        for timer, _ in LIMITS.values():
+            signal.setitimer(timer, 0)
         print(json.dumps(verdict), file=replies, flush=True)
-
-
-def _set_timers(seconds: float) -> None:
-    for timer, factor in LIMITS.values():
-        signal.setitimer(timer, factor * seconds)

@@ -23,15 +23,10 @@ async def compute_score(
     timeout_s: float = 5.0,
     **_: Any,
 ) -> dict[str, float]:
-    """Grade one response as every data set's; verl awaits it, so a slow comparison holds up no other.
+    """`score` and `acc` (1 right, 0 wrong), `grading_failed` (1: overran or died), `answered` (1: it has a final answer).
 
-    Args:
-        workers: processes of this reward worker, started by the first answer that is no plain number.
-        timeout_s: seconds of CPU time for one comparison.
-
-    Returns:
-        `score` and `acc` (1 right, 0 wrong), `grading_failed` (1: overran or died) and `answered` (1: it has a final
-        answer).
+    verl awaits it, so a slow comparison holds up no other. `workers` are processes of this reward worker, started by the
+    first answer that is no plain number; `timeout_s` is CPU time for one comparison.
     """
     verdict = await asyncio.wrap_future(_pool(workers, timeout_s).submit(solution_str, ground_truth))
     return {

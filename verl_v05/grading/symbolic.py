@@ -56,9 +56,8 @@ def same(answer: str, gold: str, factor: Expr = sympy.S.One) -> bool:
 def same_set(answer: str, gold: str) -> bool:
     """Whether two sets of real numbers, as intervals, inequalities or by their elements, are one."""
     (left, mine), (right, theirs) = _set(answer), _set(gold)
-    return (not mine or not theirs or mine == theirs) and (
-        left == right or bool(left.symmetric_difference(right).is_empty)
-    )
+    same_names = not mine or not theirs or mine == theirs
+    return same_names and (left == right or bool(left.symmetric_difference(right).is_empty))
 
 
 def _set(text: str) -> tuple[Set, set[Symbol]]:
@@ -92,9 +91,7 @@ def _parse(text: str) -> Basic:
     text = MIXED.sub(r"(\1+\2)", text)
     text = TAKEN.sub(lambda match: LETTERS.get(match[0], match[0]), text)
     try:
-        value = latex2sympy(
-            text, is_real=True, convert_degrees=False, normalization_config=NORMALIZATION, conversion_config=CASED
-        )
+        value = latex2sympy(text, is_real=True, normalization_config=NORMALIZATION, conversion_config=CASED)
         value = value.xreplace({atom: Rational(str(atom)) for atom in value.atoms(Float)})
         return value if isinstance(value, Relational | Set) or value.has(Derivative) else value.doit()
     except Exception as error:
