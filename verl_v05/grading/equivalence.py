@@ -15,7 +15,6 @@ IMPLIES = re.compile(r"\\Rightarrow(?![a-zA-Z])")
 SET = re.compile(
     r"\\(?:cup|cap|setminus|infty|mathbb|emptyset)(?![a-zA-Z])|[<>]|\\[lg]eq|\\neq|^\](?=.*\[$)|^[(\[].*[\[\]]$|^[\[\]].*[)\[\]]$"
 )
-BASED = re.compile(r"\d[0-9a-fA-F]*_\w+")
 INDEX = r"_\s*(?:\{[^{}]*(?:\{[^{}]*\})?[^{}]*\}|\\?\w)\s*"
 NAME = re.compile(
     rf"(\\?[a-zA-Z]+|\\text\s*\{{[^{{}}]*\}}|\\angle\s*[A-Z\s]+|\|[^|]*\|)\s*"
@@ -43,7 +42,7 @@ def equivalent(answer: str, gold: str) -> bool:
 def _same(answer: str, gold: str) -> bool:
     answer, gold = (_peeled(split(text, IMPLIES)[-1]) for text in (answer, gold))
     answer = _approximated(answer, gold)
-    for rule in (number.plainly, _bases, _choices, _sets, _tuples, _lists, _equations, _texts):
+    for rule in (number.plainly, _choices, _sets, _tuples, _lists, _equations, _texts):
         verdict = rule(answer, gold)
         if verdict is not None:
             return verdict
@@ -70,12 +69,6 @@ def _peeled(text: str) -> str:
     while (inside := brackets(text)) and inside[0] in "({" and len(split(inside[1], COMMA)) == 1 and inside[2] in ")}":
         text = inside[1]
     return text.strip()
-
-
-def _bases(answer: str, gold: str) -> bool | None:
-    """Numerals with a base, which sympy would read as plain numbers; the base must be written."""
-    left, right = (re.sub(r"\\text|[\s{}()]", "", text.replace("base", "_")) for text in (answer, gold))
-    return left == right if BASED.fullmatch(left) or BASED.fullmatch(right) else None
 
 
 def _choices(answer: str, gold: str) -> bool | None:
@@ -132,8 +125,11 @@ def _members(text: str) -> list[str]:
     elif len(sides) == 2 and all(bracket and bracket[0] == "(" for bracket in map(brackets, sides)):
         return [f"{a}={b}" for a, b in zip_longest(*(split(side[1:-1], COMMA) for side in sides), fillvalue="")]
     parts = [part for part in split(text, COMMA) if part] or [text]
-    both = [part.replace(r"\pm", a).replace(r"\mp", b) for part in parts for a, b in ("+-", "-+")]
-    return both if r"\pm" in text or r"\mp" in text else parts
+    return [
+        part.replace(r"\pm", a).replace(r"\mp", b)
+        for part in parts
+        for a, b in ("+-", "-+")[: 1 + (r"\pm" in part or r"\mp" in part)]
+    ]
 
 
 def _matching(left: Sequence[str], right: Sequence[str], ordered: bool = False) -> bool:

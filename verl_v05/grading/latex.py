@@ -60,7 +60,7 @@ REWRITES = [(re.compile(pattern, re.DOTALL), replacement) for pattern, replaceme
     (r"(?<![\\\d,])(?<!\d )(\d+) (\d+)/(\d+)", r"\1\\frac{\2}{\3}"),
     (r"\\surd\s*(\[3\])?\s*(\d+(?:\.\d+)?|\\?[a-zA-Z]+)", lambda match: rf"\sqrt{match[1] or ''}{{{match[2]}}}"),
     (r"\\sqrt\s*(\[\d\])\s*(\w)", r"\\sqrt\1{\2}"),
-    (rf"(\\(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*\{{?-?\d\}}?)?\s*[({{]?\s*)(\d[\d.]*){DEGREE}", r"\1\\frac{\2\\pi}{180}"),
+    (rf"(\\(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*\{{?-?\d\}}?)?[ ({{]*)(\d[\d.]*){DEGREE}", r"\1\\frac{\2\\pi}{180}"),
     (r"(?<=\d) (?=\d{3}(?!\d))(?<!\d{4} )", ","),
     # Units that are signs.
     (rf"{DEGREE}\s*([CF](?![a-zA-Z]))?", r"\\text{ degree \1}"),
@@ -98,7 +98,10 @@ def tidy(text: str) -> str:
     text = SPELLING.sub(lambda match: _respelled(match[0]), text)
     for pattern, replacement in REWRITES:
         text = pattern.sub(replacement, text)
-    text = parenthesised(text)
+    while match := CALL.search(text):
+        end = closing(text, match.end() - 1)
+        left, right = ("|", "|") if match[1] == "abs" else (match[1].replace("surd", "sqrt") + "{", "}")
+        text = text[: match.start()] + left + text[match.end() : end] + right + text[end + 1 :]
     either = r" \cup " if RELATION.search(text) and re.search(r"\bor\b|或", text) else " , "
     text = TEXT.sub(lambda match: _words(match, either), text)
     if re.search(r"\d, -?\d", text) or not re.search(r"[(\[]", text):
@@ -134,15 +137,6 @@ def _words(match: re.Match[str], either: str) -> str:
     return joint.join(
         rf"\text{{ {part} }}" if re.search(r"[^\W\d_]{2}|[\u3400-\u9fff]", part) else f" {part} " for part in parts
     )
-
-
-def parenthesised(text: str) -> str:
-    r"""`sqrt(x+(1))`, `^(x)` and `abs(x)` with braces and bars."""
-    while match := CALL.search(text):
-        end = closing(text, match.end() - 1)
-        left, right = ("|", "|") if match[1] == "abs" else (match[1].replace("surd", "sqrt") + "{", "}")
-        text = text[: match.start()] + left + text[match.end() : end] + right + text[end + 1 :]
-    return text
 
 
 def closing(text: str, start: int) -> int:

@@ -27,8 +27,8 @@ TOLERANCE = Fraction(1, 100)
 
 
 KNOWN = set("""percent degree dollar cent usd euro pound yuan rupee people men women children am pm celsius unit way
-    inch foot mile mph meter m cm mm km gram kg g mg second s sec hour h hr minute min J W N K V A C F Pa Hz eV erg mol rad L
-    ml lb""".split())  # fmt: skip
+    inch foot mile mph meter m cm mm km gram kg g mg second s sec hour h hr minute min J W N K V A C F Pa Hz eV erg mol
+    rad L ml lb""".split())  # fmt: skip
 NAMES = {"in": "inch", "inches": "inch", "ft": "foot", "feet": "foot", "per": "/"}
 PLURAL = re.compile(r"(?<=\w\w\w[^\Ws])s\b")
 # Words that make another statement of a number: a closed class, unlike the nouns that are counted.
@@ -42,7 +42,6 @@ CHANGING = re.compile(
 # Possessive, so that a text that does not match costs no more than its square.
 WORD = r"\\text\s*+\{[^{}]*+\}(?:\s*+\^\s*+\{?\s*+-?\d\s*+\}?)?+"
 TAIL = re.compile(rf"(.*?[^\s\\{{/(])([\s(/~]*+(?:\\cdot)?+\s*+(?:{WORD}|[\s/()]|\\cdot)++)")
-ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?")
 
 
 class Written(NamedTuple):
@@ -102,7 +101,6 @@ def quickly(answer: str, gold: str) -> bool | None:
 
 def separate(text: str) -> tuple[str, str]:
     """(value, the words of its unit); a text of words only has no unit."""
-    text = ORDINAL.sub("", text).strip()
     if "\\text" not in text or not (match := TAIL.fullmatch(text)) or match[1].endswith(("_", "^", "=")):
         return text, ""
     words = re.sub(r"\b([ap])\s*\.\s*m\b\.?", r"\1m", TEXT.sub(r" \1 ", match[2]))

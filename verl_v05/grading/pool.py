@@ -29,7 +29,7 @@ LIMITS = {signal.SIGPROF: (signal.ITIMER_PROF, 1), signal.SIGALRM: (signal.ITIME
 
 
 class Verdict(NamedTuple):
-    """A graded response: whether it is right, its answer as written, and why no comparison could be made, if none was."""
+    """Whether a response is right, its answer as written, and why no comparison could be made, if none was."""
 
     correct: bool
     answer: str | None

@@ -23,10 +23,10 @@ async def compute_score(
     timeout_s: float = 5.0,
     **_: Any,
 ) -> dict[str, float]:
-    """`score` and `acc` (1 right, 0 wrong), `grading_failed` (1: overran or died), `answered` (1: it has a final answer).
+    """`score` and `acc` (1 right, 0 wrong), `grading_failed` (1: overran or died), `answered` (1: has a final answer).
 
-    verl awaits it, so a slow comparison holds up no other. `workers` are processes of this reward worker, started by the
-    first answer that is no plain number; `timeout_s` is CPU time for one comparison.
+    verl awaits it, so a slow comparison holds up no other. `workers` are processes of this reward worker, started by
+    the first answer that is no plain number; `timeout_s` is CPU time for one comparison.
     """
     verdict = await asyncio.wrap_future(_pool(workers, timeout_s).submit(solution_str, ground_truth))
     return {

@@ -8,7 +8,6 @@ import functools
 import random
 import re
 from collections.abc import Iterator
-from fractions import Fraction
 
 import sympy
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
@@ -17,7 +16,6 @@ from sympy import Basic, Derivative, Eq, Expr, Float, Integer, MatrixBase, Ratio
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
-from verl_v05.grading import number
 from verl_v05.grading.latex import UnparsedError, brackets, split
 
 # Its units are off because they eat variables: "3 m" would become 3.
@@ -28,8 +26,8 @@ CASED = ConversionConfig(lowercase_symbols=False)
 LETTERS = {"I": r"\iota ", "E": r"\omicron ", "e": r"\varpi ", r"\gamma": r"\upsilon ", r"\Gamma": r"\Upsilon ",
            r"\top": r"\varrho "}  # fmt: skip
 TAKEN = re.compile(r"\\[a-zA-Z]+|[IE]|e(?=_)")
-# What the parser drops, or reads as a product of letters.
-UNREADABLE = re.compile(r"\\(?:ldots|subset|supset|wedge|angle|mod|pmod|perp|parallel|to|mapsto|\|)|:|\?|\d \d")
+# What the parser drops, or reads as a product of letters or without the base of a numeral.
+UNREADABLE = re.compile(r"\d_|\\(?:ldots|subset|supset|wedge|angle|mod|pmod|perp|parallel|to|mapsto|\|)|:|\?|\d \d")
 MIXED = re.compile(r"(?<![\d.}\\])(\d+)\s*(\\frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d))")
 # The usual letters of integers: identities of floors and powers of -1 hold for them only.
 INTEGERS = re.compile(r"[jklmnNMK](?:_.*)?")
@@ -49,7 +47,7 @@ def same(answer: str, gold: str, factor: Expr = sympy.S.One) -> bool:
     if isinstance(left, MatrixBase) and isinstance(right, MatrixBase):
         return left.shape == right.shape and all(map(_same_values, left, right))
     if isinstance(left, Expr) and isinstance(right, Expr):
-        return _same_values(left * factor, right, number.read(gold))
+        return _same_values(left * factor, right)
     return type(left) is type(right) and left == right
 
 
@@ -62,8 +60,6 @@ def same_set(answer: str, gold: str) -> bool:
 
 def _set(text: str) -> tuple[Set, set[Symbol]]:
     """A set, and the unknowns that are said to be its elements."""
-    # ]0, 1[ is (0, 1)
-    text = re.sub(r"^\]", "(", re.sub(r"\[$", ")", text.strip()))
     for pattern, operation in OPERATIONS:
         if len(parts := split(text, pattern)) > 1:
             sets, names = zip(*map(_set, parts), strict=True)
@@ -98,13 +94,8 @@ def _parse(text: str) -> Basic:
         raise UnparsedError(f"no expression: {text!r}") from error
 
 
-def _same_values(left: Expr, right: Expr, gold: number.Written | None = None) -> bool:
-    if _names(left, right):
-        return all(_close(mine, theirs) for mine, theirs in _values(left, right))
-    mine, theirs = next(_values(left, right))
-    if gold is not None and gold.place is not None and mine.is_real:
-        return number.same(number.Written(Fraction(str(mine))), gold)
-    return _close(mine, theirs)
+def _same_values(left: Expr, right: Expr) -> bool:
+    return all(_close(mine, theirs) for mine, theirs in _values(left, right))
 
 
 def _close(mine: Expr, theirs: Expr) -> bool:
