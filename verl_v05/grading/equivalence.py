@@ -12,9 +12,7 @@ COMMA = re.compile(r"\s*[,;]\s*")
 EQUALS = re.compile(r"(?<![\\<>!])=|\\equiv(?![a-zA-Z])")
 APPROXIMATION = re.compile(r"\\(?:approx|simeq)(?![a-zA-Z])")
 IMPLIES = re.compile(r"\\Rightarrow(?![a-zA-Z])")
-SET = re.compile(
-    r"\\(?:cup|cap|setminus|infty|mathbb|emptyset)(?![a-zA-Z])|[<>]|\\[lg]eq|\\neq|^\](?=.*\[$)|^[(\[].*[\[\]]$|^[\[\]].*[)\[\]]$"
-)
+SET = re.compile(r"\\(?:cup|cap|setminus|infty|mathbb|emptyset)(?![a-zA-Z])|[<>]|\\[lg]eq|\\neq|^[(\[].*\]$|^\[.*\)$")
 INDEX = r"_\s*(?:\{[^{}]*(?:\{[^{}]*\})?[^{}]*\}|\\?\w)\s*"
 NAME = re.compile(
     rf"(\\?[a-zA-Z]+|\\text\s*\{{[^{{}}]*\}}|\\angle\s*[A-Z\s]+|\|[^|]*\|)\s*"
@@ -128,7 +126,7 @@ def _members(text: str) -> list[str]:
     return [
         part.replace(r"\pm", a).replace(r"\mp", b)
         for part in parts
-        for a, b in ("+-", "-+")[: 1 + (r"\pm" in part or r"\mp" in part)]
+        for a, b in (("+", "-"), ("-", "+"))[: 1 + (r"\pm" in part or r"\mp" in part)]
     ]
 
 

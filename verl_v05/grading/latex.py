@@ -3,6 +3,7 @@
 import functools
 import re
 import unicodedata
+from collections.abc import Callable
 
 # ruff: noqa: RUF001  The signs that models write are the point.
 
@@ -29,12 +30,10 @@ UNITS = "[cmkn]m|[km]g|ft|mph|hrs?|sec|min|lbs?|deg|rad|mol|ml|st|[nr]d|th|[ap]m
 WORD = rf"(?:(?<=\d)(?:{UNITS})|(?<![\\a-zA-Z{{_\d])(?:{UNITS}|[A-Za-z](?=[a-z]*[aeiouy])[a-z]{{2,}}))(?![a-zA-Z_(\d])"
 TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 OPEN, CLOSE = "([{", ")]}"
-
-
 CURRENCY = r"\\\$|[€£¥]|(?:\\text\s*\{\s*)?Rs\.?\s*\}?(?=\d)"
 CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound", "¥": "yuan"}
 DEGREE = r"\s*\^\s*\{?\s*\\circ\s*\}?"
-REWRITES = [(re.compile(pattern, re.DOTALL), replacement) for pattern, replacement in [
+_PATTERNS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<!\\)\\[()\[\]]|(?<!\\)\$|[`\"]", " "),
     # A product of vectors has an order, unlike one of numbers.
     (r"(\\(?:vec|mathbf|hat)\b[^=,]*)\\times", r"\1\\wedge"),
@@ -71,7 +70,8 @@ REWRITES = [(re.compile(pattern, re.DOTALL), replacement) for pattern, replaceme
         rf"\\text\s*\{{[^{{}}]*\}}|[\u3400-\u9fff]+|{WORD}(?:[\s.]+(?:{WORD}|(?:is|of|at|if|no|to|in)(?![a-zA-Z])))*",
         lambda match: match[0] if match[0][0] == "\\" else rf"\text{{ {match[0]} }}",
     ),
-]]  # fmt: skip
+]  # fmt: skip
+REWRITES = [(re.compile(pattern, re.DOTALL), replacement) for pattern, replacement in _PATTERNS]
 CALL = re.compile(r"(\\(?:sqrt|surd)(?:\[\d+\])?|\^|(?<![\\a-zA-Z])abs)\s*\(")
 BRACKETED = re.compile(r"(?=\\\{.*\\\}$|\{.*[^\\]\}$|[(\[].*[)\]]$)(\\?.)(.+?)(?<!\\)(\\?.)", re.DOTALL)
 # A single letter beside a number is a unit; elsewhere it is a variable.

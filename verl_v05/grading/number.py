@@ -1,7 +1,6 @@
-r"""Plain numbers as they are written, and the words beside a value.
+"""Plain numbers as they are written, and the words beside a value.
 
-One side may leave out a unit or what is counted, two units must be one; none is converted. All other words make another
-answer.
+One side may leave out a unit or what is counted; two units must be one. All other words make another answer.
 """
 
 import re
@@ -24,8 +23,6 @@ RATIO = re.compile(
 )
 # A cut value is the gold's if it rounds to it, and never if they differ by more than this share of the larger.
 TOLERANCE = Fraction(1, 100)
-
-
 KNOWN = set("""percent degree dollar cent usd euro pound yuan rupee people men women children am pm celsius unit way
     inch foot mile mph meter m cm mm km gram kg g mg second s sec hour h hr minute min J W N K V A C F Pa Hz eV erg mol
     rad L ml lb""".split())  # fmt: skip
@@ -54,9 +51,7 @@ class Written(NamedTuple):
 def read(text: str) -> Written | None:
     r"""The number that a tidy text is: `-12`, `.5`, `4.5e33`, `4.5 \times 10^{33}`, `\frac{1}{2}`, `1\frac{4}{5}`."""
     power = re.fullmatch(r"[+-]?\s*10\s*\^.*", text)
-    text = TEN_TO.sub(
-        lambda match: ("" if match["one"] else "1") + f"e{match[2] or ''}{match[3] or match[4]}", text
-    ).strip()
+    text = TEN_TO.sub(lambda ten: ("" if ten["one"] else "1") + f"e{ten[2] or ''}{ten[3] or ten[4]}", text).strip()
     if match := SCALAR.fullmatch(text):
         digits = match[2].strip()
         cut = not power and not digits.isdigit()
@@ -108,7 +103,7 @@ def separate(text: str) -> tuple[str, str]:
     words = re.sub(r"\b(?:in|inches|ft|feet|per)\b", lambda word: NAMES[word[0]], words)
     words = re.sub(r"[A-Za-z]{3,}|\b[AP]M\b", lambda word: word[0].lower(), words)
     value = match[1] + ")" * (match[1].count("(") - match[1].count(")"))
-    return value, " ".join(re.sub(r"\\cdot|[{}()~.]", " ", words).split())
+    return value, " ".join(re.sub(r"\\cdot|[{}()~.^]", " ", words).split())
 
 
 def agree(answer: str, gold: str) -> bool:
@@ -121,7 +116,7 @@ def agree(answer: str, gold: str) -> bool:
         return PLURAL.sub("", answer) == PLURAL.sub("", gold)
     if words := answer or gold:
         last = re.findall(r"[^\W\d_]+", words)[-1]
-        known = last >= "\u3400" or PLURAL.search(last) or not KNOWN.isdisjoint((last, last.removesuffix("s")))
+        known = last >= "\u3400" or PLURAL.search(last) or {last, last.removesuffix("s")} & KNOWN
         if CHANGING.search(words) or not known:
             raise UnparsedError(f"{words!r} is no unit")
     return True

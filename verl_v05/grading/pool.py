@@ -67,14 +67,12 @@ def _compare(answer: str, gold: str) -> Verdict:
 
 
 class GradingPool(contextlib.AbstractContextManager):
-    """Grades responses in any thread, each comparison within `timeout_s` of CPU time.
+    """Grades responses in any thread, each comparison in limited time.
 
     Plain numbers and answers spelt as the gold are graded by the caller itself; the rest goes to processes, which the
     first of them starts. A process that hangs or dies costs its own answer only and is replaced.
 
-    Args:
-        workers: number of processes, at least 1.
-        timeout_s: seconds of CPU time for one comparison, and ten times as many by the clock; positive.
+    `workers` is the number of processes; a comparison gets `timeout_s` of CPU time, and ten times as much by the clock.
     """
 
     def __init__(self, workers: int = 2, timeout_s: float = 5.0) -> None:

@@ -1,7 +1,6 @@
 """Exact comparison of expressions and sets: parsed by math-verify's parser, decided by sympy.
 
-What has unknowns is compared by its values at points of either sign and several sizes. That takes milliseconds, where
-sympy's simplification may take minutes.
+Unknowns get values at points of both signs and of many sizes: sympy's simplification may take minutes.
 """
 
 import functools
@@ -112,10 +111,12 @@ def _values(left: Expr, right: Expr) -> Iterator[tuple[Expr, Expr]]:
 
     Points where neither has a value are left out: identities hold on the domain that both have.
     """
-    names, generator, found = _names(left, right), random.Random(0), 0
+    both = sympy.Tuple(left, right)
+    unknowns = both.free_symbols | both.atoms(AppliedUndef, Derivative)
+    names, generator, found = sorted({str(unknown) for unknown in unknowns} - {"i"}), random.Random(0), 0
     # Steps agree almost everywhere with their neighbours: x at integers too.
-    stepped = (left + right).has(sympy.floor, sympy.ceiling)
-    imaginary = Symbol("i", real=True) in left.free_symbols | right.free_symbols
+    stepped = both.has(sympy.floor, sympy.ceiling)
+    imaginary = Symbol("i", real=True) in unknowns
     for scale in SCALES if names else (1,):
         point: dict[str, Expr] = {"i": sympy.I} if imaginary else {}
         for name in names:
@@ -128,15 +129,10 @@ def _values(left: Expr, right: Expr) -> Iterator[tuple[Expr, Expr]]:
         if mine is not None and theirs is not None:
             found += 1
             yield mine, theirs
-        elif names and mine is not theirs and not (left + right).has(sympy.factorial, sympy.binomial):
+        elif names and mine is not theirs and not both.has(sympy.factorial, sympy.binomial):
             raise UnparsedError(f"{left} and {right} have values at different points")
     if found < (POINTS if names else 1):
         raise UnparsedError(f"no value of {left} or {right}")
-
-
-def _names(*expressions: Expr) -> list[str]:
-    unknowns = {atom for side in expressions for atom in side.free_symbols | side.atoms(AppliedUndef, Derivative)}
-    return sorted({str(unknown) for unknown in unknowns} - {"i"})
 
 
 def _value(expression: Expr, point: dict[str, Expr]) -> Expr | None:
