@@ -332,6 +332,8 @@ WRONG = [
     (r"\begin{pmatrix}1\\2\end{pmatrix}", "(2,1)"),
     (r"\{x \mid x>2\}", r"[2,\infty)"),
     (r"f(x)=cx \text{ for } c>0", "f(x)=cx"),
+    (r"f(x)=x \text{ for all } x>0", r"f(x)=x \text{ for all } x<0"),
+    (r"f(n)=n \text{ for all odd } n", r"f(n)=n \text{ for all even } n"),
     (r"\text{not } 9", "9"),
 ]
 

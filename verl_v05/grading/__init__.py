@@ -1,7 +1,4 @@
-"""Rule-based correctness of mathematical answers, one function for training and for evaluation.
-
-Importing it needs neither verl, torch nor sympy: sympy is loaded by the first comparison that needs it.
-"""
+"""Rule-based correctness of mathematical answers. Importing it loads neither verl, torch nor sympy."""
 
 from verl_v05.grading.pool import GradingPool, Verdict, grade
 

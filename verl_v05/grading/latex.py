@@ -59,8 +59,14 @@ _PATTERNS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<![\\\d,])(?<!\d )(\d+) (\d+)/(\d+)", r"\1\\frac{\2}{\3}"),
     (r"\\surd\s*(\[3\])?\s*(\d+(?:\.\d+)?|\\?[a-zA-Z]+)", lambda match: rf"\sqrt{match[1] or ''}{{{match[2]}}}"),
     (r"\\sqrt\s*(\[\d\])\s*(\w)", r"\\sqrt\1{\2}"),
+    (r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}", r"\\binom{\1}{\2}"),
     (rf"(\\(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*\{{?-?\d\}}?)?[ ({{]*)(\d[\d.]*){DEGREE}", r"\1\\frac{\2\\pi}{180}"),
     (r"(?<=\d) (?=\d{3}(?!\d))(?<!\d{4} )", ","),
+    # What is said around a value. A condition that holds for everything is none.
+    (r"^\s*\\text\s*\{\s*(?i:there (?:are|is)|(?:the )?(?:final )?answer(?: is)?:?|exactly|(?:a )?total of)\s*\}", ""),
+    (r",? *\\text *\{ *for (?:all|any|every|each)(?: real)? *\} *[a-zA-Z](?: *\\in *\\mathbb *\{?R\}?)?[ .]*$", ""),
+    (r"(?<=\d)\s*\^?\s*\{?\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?|(?<=\d)(?:st|nd|rd|th)(?![a-z])", ""),
+    (r"(?<=[)\]}])\s*(?:\\text\s*\{\s*union\s*\}|U)\s*(?=[(\[\\])", r"\\cup "),
     # Units that are signs.
     (rf"{DEGREE}\s*([CF](?![a-zA-Z]))?", r"\\text{ degree \1}"),
     (r"\\?%|\\text\s*\{\s*per ?cent\s*\}|per ?cent(?![a-z])", r"\\text{ percent}"),
