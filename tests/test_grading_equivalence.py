@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from verl_v05.grading import grade
-from verl_v05.grading.equivalence import UnparsedError, equivalent, quickly
+from verl_v05.grading.equivalence import UnparsedError, equivalent
+from verl_v05.grading.number import quickly
 
 RIGHT = [
     (r"\sqrt{2} \approx 1.414", r"\sqrt{2}"),
@@ -18,11 +19,9 @@ RIGHT = [
     ("34.", "34"),
     (r"1\,234", "1234"),
     (r"\frac{1}{3}", "1/3"),
-    ("0.3333333", r"\frac13"),
     ("0.5", r"\frac12"),
     (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt2}"),
     (r"\sqrt{8}", r"2\sqrt{2}"),
-    ("2.8284271", r"2\sqrt2"),
     (r"\frac{x+1}{2}", r"\frac{1}{2}x+\frac12"),
     ("(b+2)(a+5)", "(a+5)(b+2)"),
     ("ab+2a+5b+10", "(a+5)(b+2)"),
@@ -60,7 +59,6 @@ RIGHT = [
         r"\begin{bmatrix}-\frac13\\ \frac23\\ \frac{5}{3}\end{bmatrix}",
         r"\begin{pmatrix} -1/3 \\ 2/3 \\ 5/3 \end{pmatrix}",
     ),
-    (r"\left(-\frac13, \frac23, \frac53\right)", r"\begin{pmatrix} -1/3 \\ 2/3 \\ 5/3 \end{pmatrix}"),
     (r"\begin{pmatrix}-1&0\\0&-1\end{pmatrix}", r"\begin{pmatrix} -1 & 0 \\ 0 & -1 \end{pmatrix}"),
     ("52_{8}", "52_8"),
     (r"52_{\text{8}}", "52_8"),
@@ -105,7 +103,6 @@ RIGHT = [
     (r"15\%", "0.15"),
     (r"\frac{5}{8}", "62.5%"),
     (r"\frac{e^{t}}{3}+ce^{-2t}", r"\frac{e^{t}} {3}+c e^{-2 t}"),
-    (r"\frac{e^{t}}{3}+Ce^{-2t}", r"\frac{e^{t}} {3}+c e^{-2 t}"),
     (r"\frac{1}{2a}(e^{at}-e^{-at})", r"\frac{1}{2a}(\exp{a*t} - \exp{-a*t})"),
     (r"\frac{\sinh(at)}{a}", r"\frac{1}{2a}(\exp{a*t} - \exp{-a*t})"),
     (r"\cosh(at)", r"\frac{1}{2}(\exp{a*t} + \exp{-a*t})"),
@@ -191,10 +188,6 @@ RIGHT = [
         r"\frac{2 \pi c^{2} R^{2}}{\lambda^{5}\left[e^{h c /(\lambda k T)}-1\right] d^{2}}",
     ),
     (r"\frac{v_0}{r_0 (1+r/r_0)^{3/2}}", r"\frac{v_{0}}{r_{0}} \frac{1}{\left(1+r / r_{0}\right)^{3 / 2}}"),
-    (
-        r"c_1 e^t + c_2 e^{-t} + c_3\cos t + c_4 \sin t + \frac{\cos 2t}{15}",
-        r"\frac{\cos (2 t)}{15}+C_{1} e^{t}+C_{2} e^{-t}+C_{3} \cos (t)+C_{4} \sin (t)",
-    ),
     (r"\theta = 336^\circ", "336"),
     (r"2e^{i\pi/3}", r"1+\sqrt{3} i"),
     ("(1+i)^2", "2i"),
@@ -324,6 +317,24 @@ WRONG = [
     ("E", "e"),
     ("2E_1", "2E_2"),
     ("1", "I^2"),
+    # What is not converted or rewritten is not read as something else.
+    (r"5\text{ m}", r"5\text{ cm}"),
+    (r"3\text{ million}", "3"),
+    (r"3\text{ dozen}", "3"),
+    (r"0.1\overline{6}", "0.16"),
+    (r"0.333\ldots", "0.333"),
+    ("1010_2", "1010"),
+    ("1010_{(2)}", "1010"),
+    (r"1010\text{ (base 2)}", "1010"),
+    ("C_1 e^t", "c_2 e^t"),
+    ("P(1,2)", "(2,1)"),
+    ("[0,1[", "[0,1]"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", "(2,1)"),
+    (r"\{x \mid x>2\}", r"[2,\infty)"),
+    (r"f(x)=cx \text{ for } c>0", "f(x)=cx"),
+    (r"f(x)=x \text{ for all } x>0", r"f(x)=x \text{ for all } x<0"),
+    (r"f(n)=n \text{ for all odd } n", r"f(n)=n \text{ for all even } n"),
+    (r"\text{not } 9", "9"),
 ]
 
 
@@ -356,12 +367,10 @@ def test_another_value_is_wrong(answer: str, gold: str) -> None:
         # Half a unit of 0.05 is 10 %: too far.
         ("0.0548", "0.05", False),
         ("0.0502", "0.05", True),
-        (r"\sqrt{416}", "20.40", True),
         (r"\sqrt{417}", "20.40", False),
-        # Exact golds: six digits, and integers exactly.
-        ("0.333333", r"\frac{1}{3}", True),
-        ("0.33333", r"\frac{1}{3}", False),
-        ("1.41421356", r"\sqrt{2}", True),
+        # Exact golds.
+        ("0.333333", r"\frac{1}{3}", False),
+        ("1.41421356", r"\sqrt{2}", False),
         ("1.4142", r"\sqrt{2}", False),
         ("5.0000001", "5", False),
     ],

@@ -1,9 +1,5 @@
-"""Rule-based correctness of mathematical answers, one function for training and for evaluation.
+"""Rule-based correctness of mathematical answers. Importing it loads neither verl, torch nor sympy."""
 
-Importing it needs neither verl, torch nor sympy: sympy is loaded by the first comparison that needs it.
-"""
-
-from verl_v05.grading.pool import GradingPool
-from verl_v05.grading.verdict import Verdict, grade
+from verl_v05.grading.pool import GradingPool, Verdict, grade
 
 __all__ = ["GradingPool", "Verdict", "grade"]

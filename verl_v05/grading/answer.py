@@ -5,8 +5,8 @@ import math
 import re
 
 # "\boxed" after a program read "\b" as a backspace is a box too; "\boxed{...}" and "\boxed{}" only name the format.
-BARE = r"(?P<open>\(|\\\{)?(?P<bare>-?\d[\d.,]*\d|[^\W_](?!\w))(?(open)(?:\)|\\\}))"
-BOX = re.compile(rf"(?:\\(?:f?box(?:ed)?|framebox)|\x08oxed)\s*(?:\{{|{BARE})")
+BOX = re.compile(r"(?:\\(?:f?box(?:ed)?|framebox)|\x08oxed)\s*\{")
+BARE = re.compile(r"\\boxed\s*(\(|\\\{)?(-?\d[\d.,]*\d|[^\W_](?!\w))(?(1)(?:\)|\\\}))")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 PLACEHOLDER = re.compile(r"(?:\s|\.|\\l?dots|\\text\{\s*(?:your )?answer\s*\})*")
 # Boxes of one answer: \boxed{1}, \boxed{2} and \boxed{3}.
@@ -30,19 +30,13 @@ WRAPPED = re.compile(r"\$([^$]*)\$|\\\(([^$]*)\\\)")
 
 
 def final_answer(response: object) -> str | None:
-    r"""The answer that a response commits to.
+    r"""The answer that a response commits to, without its mark, or None; anything but a string has none.
 
-    Thinking is no answer: only what follows the last `</think>` counts, and nothing if a `<think>` stays open. Of that,
-    the last `<answer>`, and in it the last `\boxed{}` (or several joined by commas, "and" or "or"); one that is never
-    closed is an answer cut off: none. Without a box, all of `<answer>`, or the last line if it says "Answer: ...",
-    "... answer is ...", `#### ...` (also with the mark on the line before), or if all of it is bold. A bare number
-    never counts: a response that mentions many would be right by luck.
-
-    Args:
-        response: the text; anything but a string has no answer.
-
-    Returns:
-        The answer without its mark, or None.
+    Only what follows the last `</think>` counts, and nothing if a `<think>` stays open. Of that, the last `<answer>`,
+    and in it the last `\boxed{}` (or several joined by commas, "and" or "or"), none if it is never closed. Without a
+    box, all of `<answer>`, or the last line if it says "Answer: ...", "... answer is ...", `#### ...` (also with the
+    mark on the line before), or if all of it is bold. A bare number never counts: a response that mentions many would
+    be right by luck.
     """
     if not isinstance(response, str):
         return None
@@ -51,6 +45,7 @@ def final_answer(response: object) -> str | None:
         return None
     tagged = ANSWER_TAG.findall(text) if "</answer>" in text else []
     text = tagged[-1] if tagged else text
+    text = BARE.sub(lambda match: rf"\boxed{{{match[2]}}}", text)
     boxes = list(BOX.finditer(text))
     return (_boxed(text, boxes) if boxes else tagged[-1].strip() if tagged else _marked(text)) or None
 
@@ -58,9 +53,8 @@ def final_answer(response: object) -> str | None:
 def gold_text(gold: object) -> str:
     r"""A gold of any type as the text of its answer.
 
-    Numbers lose their type (4.0 is 4, a float its noise beyond 15 digits), a list joins its members by commas, a
-    dictionary is the value of its only key. A text that writes such a list or dictionary is read as one; of a whole
-    solution the answer behind `####` or in the last box counts, of `$...$` what is inside.
+    Numbers lose their type (4.0 is 4), a list joins its members by commas, a dictionary is the value of its only key;
+    so is a text that writes such a one. Of a solution the answer behind `####` or in the last box counts.
 
     Raises:
         ValueError: it has no answer: nothing, NaN, several keys, a solution without a complete box.
@@ -98,23 +92,21 @@ def _boxed(text: str, boxes: list[re.Match[str]]) -> str | None:
     contents: list[str] = []
     start = len(text)
     for match in reversed(boxes):
-        end = _end(text, match)
+        end = _end(text, match.end())
         joined = not contents or (start - end <= BETWEEN_LIMIT and JOINED.fullmatch(text, end, start))
         if not 0 <= end <= start or not joined:
             break
-        content = match["bare"] or text[match.end() : end - 1]
+        content = text[match.end() : end - 1]
         if contents or not PLACEHOLDER.fullmatch(content):
             contents.append(content)
             start = match.start()
     return ", ".join(reversed(contents)).strip()
 
 
-def _end(text: str, match: re.Match[str]) -> int:
+def _end(text: str, start: int) -> int:
     """Where a box ends; -1 if its braces never balance."""
-    if match["bare"]:
-        return match.end()
     depth = 1
-    for brace in BRACE.finditer(text, match.end()):
+    for brace in BRACE.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if not depth:
             return brace.end()

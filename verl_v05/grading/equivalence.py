@@ -1,47 +1,25 @@
 """Whether an answer is the gold: pure functions of two strings. Structure first, then numbers, then sympy."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from verl_v05.grading import number
-from verl_v05.grading.latex import RELATION, TEXT, UnparsedError, brackets, compact, split, tidy
+from verl_v05.grading import number, symbolic
+from verl_v05.grading.latex import TEXT, UnparsedError, brackets, compact, split, tidy
 
-# Longer answers are no values: the longest published gold has 198 characters, and parsing is not linear.
-LENGTH_LIMIT = 1000
-
-# Its digits, not int(): Python refuses to read more than 4300 of them.
-INTEGER = re.compile(r"[\s$*]*\+?(-?)0*([0-9]+)[\s$*.]*")
 COMMA = re.compile(r"\s*[,;]\s*")
 EQUALS = re.compile(r"(?<![\\<>!])=|\\equiv(?![a-zA-Z])")
 APPROXIMATION = re.compile(r"\\(?:approx|simeq)(?![a-zA-Z])")
 IMPLIES = re.compile(r"\\Rightarrow(?![a-zA-Z])")
-MEMBER = re.compile(r"\\in(?![a-zA-Z])")
-SET = re.compile(
-    r"\\(?:cup|cap|setminus|infty|mathbb|emptyset)(?![a-zA-Z])|[<>]|\\[lg]eq|\\neq|^\](?=.*\[$)|^[(\[].*[\[\]]$|^[\[\]].*[)\[\]]$"
-)
-BASED = re.compile(r"\d[0-9a-fA-F]*_\w+")
+SET = re.compile(r"\\(?:cup|cap|setminus|infty|mathbb|emptyset)(?![a-zA-Z])|[<>]|\\[lg]eq|\\neq|^[(\[].*\]$|^\[.*\)$")
 INDEX = r"_\s*(?:\{[^{}]*(?:\{[^{}]*\})?[^{}]*\}|\\?\w)\s*"
 NAME = re.compile(
     rf"(\\?[a-zA-Z]+|\\text\s*\{{[^{{}}]*\}}|\\angle\s*[A-Z\s]+|\|[^|]*\|)\s*"
     rf"(?:{INDEX})*(?:\^\{{(?:\\prime)+\}})?\s*(\([^()=]*\))?"
 )
-# A condition that holds for everything.
-ANY = re.compile(r"[\s,(]*\\text\s*\{\s*(?:for|where) *(?:all|any|every|each)\b.*")
+SUM = re.compile(r"\d*([a-zA-Z])(?:\s*[+-]\s*\d*(?!\1)[a-zA-Z])+")
 CHOICE = re.compile(r"(?:\\text\s*\{\s*)?\(?\s*(?:\\text\s*\{)?\s*([A-J])\s*\}?\s*(?:[).:]+\s*\}?\s*([^,\s].*?)?\}?)?")
-
-
-def quickly(answer: str, gold: str) -> bool | None:
-    """`equivalent` where microseconds are enough (two numbers, or one spelling), else None: integers first."""
-    left, right = INTEGER.fullmatch(answer), INTEGER.fullmatch(gold)
-    if left and right:
-        return left.groups() == right.groups()
-    if max(len(answer), len(gold)) > LENGTH_LIMIT:
-        return None
-    try:
-        return _plain(tidy(answer), tidy(gold))
-    except UnparsedError:
-        return None
 
 
 def equivalent(answer: str, gold: str) -> bool:
@@ -54,30 +32,25 @@ def equivalent(answer: str, gold: str) -> bool:
     Raises:
         UnparsedError: no comparison could be made.
     """
-    if max(len(answer), len(gold)) > LENGTH_LIMIT:
-        raise UnparsedError(f"an answer of {len(answer)} characters; up to {LENGTH_LIMIT} are compared")
-    answer, gold = tidy(answer), tidy(gold)
-    if bool(ANY.search(answer)) != bool(ANY.search(gold)):
-        answer, gold = ANY.sub("", answer), ANY.sub("", gold)
-    return _same(answer, gold)
+    if max(len(answer), len(gold)) > number.LENGTH_LIMIT:
+        raise UnparsedError(f"an answer of {len(answer)} characters; up to {number.LENGTH_LIMIT} are compared")
+    return _same(tidy(answer), tidy(gold))
 
 
 def _same(answer: str, gold: str) -> bool:
     answer, gold = (_peeled(split(text, IMPLIES)[-1]) for text in (answer, gold))
     answer = _approximated(answer, gold)
-    for rule in (_plain, _bases, _choices, _sets, _tuples, _lists, _equations, _matrices, _texts):
+    for rule in (number.plainly, _choices, _sets, _tuples, _lists, _equations, _texts):
         verdict = rule(answer, gold)
         if verdict is not None:
             return verdict
-    from verl_v05.grading import symbolic, units  # Here, so that training on integers never loads sympy.
-
-    (mine, unit), (theirs, their_unit) = units.separate(answer), units.separate(gold)
+    (mine, unit), (theirs, their_unit) = number.separate(answer), number.separate(gold)
     if (mine, theirs) == (answer, gold):
         return symbolic.same(mine, theirs)
-    if (factor := units.ratio(unit, their_unit)) != 1:
-        return symbolic.same(mine, theirs, factor)
+    if not number.agree(unit, their_unit):
+        return False
     # An angle in degrees or a share in percent is also a number without unit.
-    size = units.SIZES.get(unit, 1) / units.SIZES.get(their_unit, 1)
+    size = symbolic.SIZES.get(unit, 1) / symbolic.SIZES.get(their_unit, 1)
     return _same(mine, theirs) or (size != 1 and symbolic.same(mine, theirs, size))
 
 
@@ -90,25 +63,10 @@ def _approximated(answer: str, gold: str) -> str:
 
 
 def _peeled(text: str) -> str:
-    r"""The text without brackets around one value, and of `x \in \{1, 2\}` the set."""
+    """The text without brackets around one value."""
     while (inside := brackets(text)) and inside[0] in "({" and len(split(inside[1], COMMA)) == 1 and inside[2] in ")}":
         text = inside[1]
-    element = split(text, MEMBER)
-    return element[1] if len(element) == 2 and NAME.fullmatch(element[0]) and element[1][:1] == "\\" else text.strip()
-
-
-def _plain(answer: str, gold: str) -> bool | None:
-    """One spelling, or two plain numbers."""
-    if compact(answer) == compact(gold):
-        return bool(compact(gold))
-    left, right = number.read(answer), number.read(gold)
-    return number.same(left, right) if left and right else None
-
-
-def _bases(answer: str, gold: str) -> bool | None:
-    """Numerals with a base, which sympy would read as plain numbers; the base must be written."""
-    left, right = (re.sub(r"\\text|[\s{}()]", "", text.replace("base", "_")) for text in (answer, gold))
-    return left == right if BASED.fullmatch(left) or BASED.fullmatch(right) else None
+    return text.strip()
 
 
 def _choices(answer: str, gold: str) -> bool | None:
@@ -122,12 +80,9 @@ def _choices(answer: str, gold: str) -> bool | None:
 def _sets(answer: str, gold: str) -> bool | None:
     if not SET.search(answer) and not SET.search(gold):
         return None
-    from verl_v05.grading import symbolic
-
-    try:
+    with contextlib.suppress(UnparsedError):
         return symbolic.same_set(answer, gold)
-    except UnparsedError:
-        return False if RELATION.search(answer) and RELATION.search(gold) else None
+    return None
 
 
 def _tuples(answer: str, gold: str) -> bool | None:
@@ -135,13 +90,9 @@ def _tuples(answer: str, gold: str) -> bool | None:
     if right is None or right[0] == "\\{" or len(inside := split(right[1], COMMA)) == 1:
         return None
     if left:
-        if (left[0], left[2]) != (right[0], right[2]):
-            return False
-        return None if "\\pm" in left[1] else _in_order(split(left[1], COMMA), inside)
-    if point := re.fullmatch(r"[A-Z]\s*(\(.*\))", answer):
-        return _same(point[1], gold)
+        return left[::2] == right[::2] and _matching(split(left[1], COMMA), inside, ordered=True)
     named = dict(filter(None, map(_assigned, _members(answer))))
-    return _in_order([named[name] for name in sorted(named)], inside) if len(named) == len(inside) else None
+    return _matching([named[name] for name in sorted(named)], inside, True) if len(named) == len(inside) else None
 
 
 def _lists(answer: str, gold: str) -> bool | None:
@@ -172,70 +123,46 @@ def _members(text: str) -> list[str]:
     elif len(sides) == 2 and all(bracket and bracket[0] == "(" for bracket in map(brackets, sides)):
         return [f"{a}={b}" for a, b in zip_longest(*(split(side[1:-1], COMMA) for side in sides), fillvalue="")]
     parts = [part for part in split(text, COMMA) if part] or [text]
-    return [sign for part in parts for sign in _signs(part)]
+    return [
+        part.replace(r"\pm", a).replace(r"\mp", b)
+        for part in parts
+        for a, b in (("+", "-"), ("-", "+"))[: 1 + (r"\pm" in part or r"\mp" in part)]
+    ]
 
 
-def _signs(text: str) -> list[str]:
-    r"""Both values of `\pm`."""
-    upper, lower = ((text.replace(r"\pm", a).replace(r"\mp", b)) for a, b in ("+-", "-+"))
-    return [text] if upper == lower else [upper, lower]
-
-
-def _matching(left: Sequence[str], right: Sequence[str]) -> bool:
+def _matching(left: Sequence[str], right: Sequence[str], ordered: bool = False) -> bool:
     """Whether every member of one list is a member of the other, one to one."""
     rest = list(left)
     for gold in right if len(left) == len(right) else ():
-        hit = next((index for index, answer in enumerate(rest) if _same(answer, gold)), None)
+        hit = next((index for index, answer in enumerate(rest[:1] if ordered else rest) if _same(answer, gold)), None)
         if hit is None:
             return False
         del rest[hit]
     return not rest
 
 
-def _in_order(left: Sequence[str], right: Sequence[str]) -> bool:
-    return len(left) == len(right) and all(map(_same, left, right))
-
-
 def _equations(answer: str, gold: str) -> bool | None:
     left, right = split(answer, EQUALS), split(gold, EQUALS)
     if len(left) == len(right) == 1:
         return None
-    from verl_v05.grading import symbolic
-
     mine, theirs = NAME.fullmatch(left[0]), NAME.fullmatch(right[0])
     if len(right) == 1:
-        # Numbers of a chain must agree, and an unknown is solved for only where it stands alone.
-        sides = [side for side in left[:-1] if not NAME.fullmatch(side)]
-        counts = {side: symbolic.unknowns(side) for side in sides}
-        agree = all(count > 1 or (count == 0 and _same(side, left[-1])) for side, count in counts.items())
-        return agree and _same(left[-1], gold)
+        # The numbers of a chain must agree, and an unknown is solved for only where it stands alone.
+        sides = [side for side in left[:-1] if not NAME.fullmatch(side) and not SUM.fullmatch(side)]
+        return all(_same(side, left[-1]) for side in sides) and _same(left[-1], gold)
     if len(left) == 1:
         return bool(theirs) and _same(answer, right[-1])
     if len(right) > 2 and sum(bool(NAME.fullmatch(side)) for side in right) > 1:
         return _matching(left, right)
     if mine and theirs and compact(mine[1]) == compact(theirs[1]):
         return _same(left[-1], right[-1])
-    return symbolic.same_equation((left[0], left[-1]), (right[0], right[-1]))
-
-
-def _matrices(answer: str, gold: str) -> bool | None:
-    """A column vector may be a tuple, and a matrix a list of its rows."""
-    if ("\\begin" in answer) == ("\\begin" in gold):
-        return None
-    row, matrix = sorted((answer, gold), key=lambda text: "\\begin" in text)
-    if (bracket := brackets(row)) is None or bracket[0] == "\\{":
-        return None
-    from verl_v05.grading import symbolic
-
-    rows = r"\\".join(part.strip("[]").replace(",", "&") for part in split(bracket[1], COMMA))
-    return symbolic.same(rf"\begin{{pmatrix}}{rows}\end{{pmatrix}}", matrix)
+    # Both sides in one: terms may stand on either.
+    difference = f"{left[0]}-({left[-1]})"
+    return any(symbolic.same(difference, f"{a}-({b})") for a, b in ((right[0], right[-1]), (right[-1], right[0])))
 
 
 def _texts(answer: str, gold: str) -> bool | None:
     """Words: names, "even"; letters are compared, whatever the case and brackets."""
     words = [bool(TEXT.search(text)) and not re.search(r"\w", TEXT.sub("", text)) for text in (answer, gold)]
-    return _letters(answer) == _letters(gold) if any(words) else None
-
-
-def _letters(text: str) -> str:
-    return re.sub(r"[^\w+*/=^<>-]|_", "", TEXT.sub(r"\1", text)).lower()
+    mine, theirs = (re.sub(r"[^\w+*/=^<>-]|_", "", TEXT.sub(r"\1", text)).lower() for text in (answer, gold))
+    return mine == theirs if any(words) else None

@@ -30,19 +30,10 @@ UNITS = "[cmkn]m|[km]g|ft|mph|hrs?|sec|min|lbs?|deg|rad|mol|ml|st|[nr]d|th|[ap]m
 WORD = rf"(?:(?<=\d)(?:{UNITS})|(?<![\\a-zA-Z{{_\d])(?:{UNITS}|[A-Za-z](?=[a-z]*[aeiouy])[a-z]{{2,}}))(?![a-zA-Z_(\d])"
 TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 OPEN, CLOSE = "([{", ")]}"
-
-
-def _repeating(match: re.Match[str]) -> str:
-    """The exact fraction of a repeating decimal."""
-    groups = match.groups("")
-    whole, fixed, period = (groups[index] or groups[index + 3] for index in range(3))
-    nines = (10 ** len(period) - 1) * 10 ** len(fixed)
-    return rf"\frac{{{int(whole + fixed + period) - int(whole + fixed or 0)}}}{{{nines}}}"
-
-
+CURRENCY = r"\\\$|[€£¥]|(?:\\text\s*\{\s*)?Rs\.?\s*\}?(?=\d)"
 CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound", "¥": "yuan"}
-Replacement = str | Callable[[re.Match[str]], str]
-_PATTERNS: list[tuple[str, Replacement]] = [
+DEGREE = r"\s*\^\s*\{?\s*\\circ\s*\}?"
+_PATTERNS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<!\\)\\[()\[\]]|(?<!\\)\$|[`\"]", " "),
     # A product of vectors has an order, unlike one of numbers.
     (r"(\\(?:vec|mathbf|hat)\b[^=,]*)\\times", r"\1\\wedge"),
@@ -69,20 +60,17 @@ _PATTERNS: list[tuple[str, Replacement]] = [
     (r"\\surd\s*(\[3\])?\s*(\d+(?:\.\d+)?|\\?[a-zA-Z]+)", lambda match: rf"\sqrt{match[1] or ''}{{{match[2]}}}"),
     (r"\\sqrt\s*(\[\d\])\s*(\w)", r"\\sqrt\1{\2}"),
     (r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}", r"\\binom{\1}{\2}"),
-    (r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}|(\d*)\.(\d{0,9}?)(\d{1,9}?)\6+\s*\\ldots", _repeating),
-    (
-        r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*\{?-?\d\}?)?\s*[({]?\s*)(\d[\d.]*)\s*\^\s*\{?\s*\\circ\s*\}?",
-        r"\1\\frac{\2\\pi}{180}",
-    ),
+    (rf"(\\(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*\{{?-?\d\}}?)?[ ({{]*)(\d[\d.]*){DEGREE}", r"\1\\frac{\2\\pi}{180}"),
     (r"(?<=\d) (?=\d{3}(?!\d))(?<!\d{4} )", ","),
-    (r"\\text\s*\{\s*cis\s*\}\s*(\\frac\s*\{[^{}]*\}\s*\{[^{}]*\}|\([^()]*\)|\w+)", r"e^{i \1}"),
+    # What is said around a value. A condition that holds for everything is none.
+    (r"^\s*\\text\s*\{\s*(?i:there (?:are|is)|(?:the )?(?:final )?answer(?: is)?:?|exactly|(?:a )?total of)\s*\}", ""),
+    (r",? *\\text *\{ *for (?:all|any|every|each)(?: real)? *\} *[a-zA-Z](?: *\\in *\\mathbb *\{?R\}?)?[ .]*$", ""),
+    (r"(?<=\d)\s*\^?\s*\{?\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?|(?<=\d)(?:st|nd|rd|th)(?![a-z])", ""),
+    (r"(?<=[)\]}])\s*(?:\\text\s*\{\s*union\s*\}|U)\s*(?=[(\[\\])", r"\\cup "),
     # Units that are signs.
-    (r"\^\s*\{?\s*\\circ\s*\}?\s*([CF](?![a-zA-Z]))?", r"\\text{ degree \1}"),
+    (rf"{DEGREE}\s*([CF](?![a-zA-Z]))?", r"\\text{ degree \1}"),
     (r"\\?%|\\text\s*\{\s*per ?cent\s*\}|per ?cent(?![a-z])", r"\\text{ percent}"),
-    (
-        r"^(-?)\s*(\\\$|[€£¥]|(?:\\text\s*\{\s*)?Rs\.?\s*\}?(?=\d))\s*(-?[\d,]*\.?\d+)",
-        lambda match: rf"{match[1]}{match[3]}\text{{ {CURRENCIES.get(match[2], 'rupee')} }}",
-    ),
+    (rf"^(-?)\s*({CURRENCY})\s*(-?[\d,]*\.?\d+)", lambda m: rf"{m[1]}{m[3]}\text{{ {CURRENCIES.get(m[2], 'rupee')} }}"),
     (r"\\\$", ""),
     (
         rf"\\text\s*\{{[^{{}}]*\}}|[\u3400-\u9fff]+|{WORD}(?:[\s.]+(?:{WORD}|(?:is|of|at|if|no|to|in)(?![a-zA-Z])))*",
@@ -94,13 +82,8 @@ CALL = re.compile(r"(\\(?:sqrt|surd)(?:\[\d+\])?|\^|(?<![\\a-zA-Z])abs)\s*\(")
 BRACKETED = re.compile(r"(?=\\\{.*\\\}$|\{.*[^\\]\}$|[(\[].*[)\]]$)(\\?.)(.+?)(?<!\\)(\\?.)", re.DOTALL)
 # A single letter beside a number is a unit; elsewhere it is a variable.
 UNIT, BESIDE = re.compile(r"[a-zA-Z.~/ ]+(?<!or )(?<!and )"), re.compile(r"(?:[\d)/]|\}\{?)\s*$")
-COUNTED = re.compile(r"\s*([-+]?[\d.,/]+)\s+([^\W\d][^\d,]*)")
 JOINED = re.compile(r"\s*,?\s*(?<![a-zA-Z])(?:and|or|和|或)(?![a-zA-Z])\s*,?\s*")
-UNION = re.compile(r"(?<=[)\]}])\s*(?:\\text\s*\{\s*union\s*\}|U)\s*(?=[(\[\\])")
 RELATION = re.compile(r"[<>]|\\[lg]eq|\\neq")
-MAGNITUDES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
-              "百": 10**2, "千": 10**3, "万": 10**4, "亿": 10**8}  # fmt: skip
-MAGNITUDE = re.compile(rf"(?<=\d)\s*\\text\s*\{{\s*({'|'.join(MAGNITUDES)})(?!米|克|s)")
 THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
 
@@ -109,8 +92,7 @@ THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 def tidy(text: str) -> str:
     r"""An answer in one notation: no delimiters, sizes, spacing or full stop, ASCII signs, words in `\text`.
 
-    `$\dfrac{1}{2}$.` and `\frac{1}{2}` become the same; numbers keep their digits, degree, percent and currency signs
-    become words. "and" and "or" are commas, between relations "or" is a union.
+    Degree, percent and currency signs become words, "and" and "or" commas; between relations "or" is a union.
 
     Raises:
         UnparsedError: it has control characters or halves of surrogate pairs.
@@ -118,34 +100,27 @@ def tidy(text: str) -> str:
     if re.search(r"[\x00-\x07\x0e-\x1f\x7f\ud800-\udfff]", text):
         raise UnparsedError("control characters")
     # One space first: some patterns below are cubic in the length of a run of spaces.
-    text = re.sub(r"[⁰¹²³⁴-ⁿ]+|[₀-ₜ]+", _script, " ".join(text.split()))
-    text = SPELLING.sub(_respelled, text)
+    text = re.sub("([⁰¹²³⁴-ⁿ]+)", r"^{\1}", re.sub("([₀-ₜ]+)", r"_{\1}", " ".join(text.split())))
+    text = SPELLING.sub(lambda match: _respelled(match[0]), text)
     for pattern, replacement in REWRITES:
         text = pattern.sub(replacement, text)
-    text = parenthesised(text)
+    while match := CALL.search(text):
+        end = closing(text, match.end() - 1)
+        left, right = ("|", "|") if match[1] == "abs" else (match[1].replace("surd", "sqrt") + "{", "}")
+        text = text[: match.start()] + left + text[match.end() : end] + right + text[end + 1 :]
     either = r" \cup " if RELATION.search(text) and re.search(r"\bor\b|或", text) else " , "
     text = TEXT.sub(lambda match: _words(match, either), text)
-    text = MAGNITUDE.sub(lambda match: rf"\cdot {MAGNITUDES[match[1]]}\text{{", text)
-    text = UNION.sub(r"\\cup ", text)
     if re.search(r"\d, -?\d", text) or not re.search(r"[(\[]", text):
         text = THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
     return re.sub(r"\\text\{\s*\}|^\s*,|(?<=,) ,", "", text).strip(" *").rstrip(".,;: ")
 
 
-def _script(match: re.Match[str]) -> str:
-    digits = unicodedata.normalize("NFKC", match[0])
-    return ("^" if unicodedata.decomposition(match[0][0]).startswith("<super>") else "_") + "{" + digits + "}"
-
-
-def _respelled(match: re.Match[str]) -> str:
-    sign = match[0]
+@functools.cache
+def _respelled(sign: str) -> str:
     if sign in SPELLINGS:
         return SPELLINGS[sign] + " " * (sign[0] != "\\" and SPELLINGS[sign][0] == "\\")
-    return sign if sign.isascii() else _ascii(sign)
-
-
-@functools.cache
-def _ascii(sign: str) -> str:
+    if sign.isascii():
+        return sign
     kind, name = unicodedata.category(sign), unicodedata.name(sign, "")
     if kind in ("Cf", "Pi", "Pf"):  # invisible signs, quotation marks
         return ""
@@ -153,9 +128,8 @@ def _ascii(sign: str) -> str:
         letter = name.split()[-1]
         return "\\" + (letter.lower() if "SMALL" in name else letter.capitalize()) + " "
     plain = unicodedata.normalize("NFKC", sign)
-    numerator, slash, denominator = plain.partition("\u2044")
-    if slash:
-        return rf"\frac{{{numerator}}}{{{denominator}}}"
+    if "\u2044" in plain:
+        return r"\frac{{{}}}{{{}}}".format(*plain.split("\u2044"))
     return "-" if kind == "Pd" else "".join(SPELLINGS.get(part, part) for part in plain)
 
 
@@ -164,22 +138,11 @@ def _words(match: re.Match[str], either: str) -> str:
     text = match[1]
     if UNIT.fullmatch(text) and BESIDE.search(match.string[: match.start()]):
         return match[0]
-    if counted := COUNTED.fullmatch(text):
-        return rf"{counted[1]} \text{{ {counted[2]} }}"
     joint = either if re.search(r"\bor\b|或", text) else " , "
     parts = [part.strip() for part in JOINED.split(text)]
     return joint.join(
         rf"\text{{ {part} }}" if re.search(r"[^\W\d_]{2}|[\u3400-\u9fff]", part) else f" {part} " for part in parts
     )
-
-
-def parenthesised(text: str) -> str:
-    r"""`sqrt(x+(1))`, `^(x)` and `abs(x)` with braces and bars."""
-    while match := CALL.search(text):
-        end = closing(text, match.end() - 1)
-        left, right = ("|", "|") if match[1] == "abs" else (match[1].replace("surd", "sqrt") + "{", "}")
-        text = text[: match.start()] + left + text[match.end() : end] + right + text[end + 1 :]
-    return text
 
 
 def closing(text: str, start: int) -> int:

@@ -1,31 +1,78 @@
-"""Grading in worker processes with a hard time limit."""
+"""Verdicts on responses, in this process or in worker processes with a hard time limit.
+
+A worker reads one JSON request a line and writes one verdict a line. The kernel's timers kill it when a comparison
+overruns, whatever sympy is doing and even if its parent is gone.
+"""
 
 import contextlib
 import json
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Self
+from typing import Literal, NamedTuple
 
-from verl_v05.grading.verdict import Verdict, quick_verdict
+from verl_v05.grading.answer import final_answer, gold_text
+from verl_v05.grading.latex import UnparsedError
+from verl_v05.grading.number import quickly
+
+# Not `-m`: this module is loaded by its package, and would be loaded a second time.
+COMMAND = "from verl_v05.grading.pool import serve; serve({})"
+# Address space: sympy takes 0.4 GB of it, a power tower would take all there is.
+MEMORY_BYTES = 4 << 30
+# By CPU time, which does not depend on how busy the machine is, and ten times as long by the clock.
+LIMITS = {signal.SIGPROF: (signal.ITIMER_PROF, 1), signal.SIGALRM: (signal.ITIMER_REAL, 10)}
 
 
-class GradingPool:
-    """Grades responses in any thread, each comparison within `timeout_s` of CPU time.
+class Verdict(NamedTuple):
+    """Whether a response is right, its answer as written, and why no comparison could be made, if none was."""
+
+    correct: bool
+    answer: str | None
+    failure: Literal["no_answer", "unparsed", "timeout", "error"] | None = None
+
+
+def grade(response: str, ground_truth: str) -> Verdict:
+    """Grade a response against a gold as published, in this process and without a time limit. It never raises."""
+    found = _quickly_graded(response, ground_truth)
+    return found if isinstance(found, Verdict) else _compare(*found)
+
+
+def _quickly_graded(response: object, ground_truth: object) -> Verdict | tuple[str, str]:
+    """The verdict where it costs microseconds (no answer or gold, one spelling, two numbers), else (answer, gold)."""
+    if (answer := final_answer(response)) is None:
+        return Verdict(False, None, "no_answer")
+    try:
+        gold = gold_text(ground_truth)
+    except ValueError:
+        return Verdict(False, answer, "unparsed")
+    correct = quickly(answer, gold)
+    return (answer, gold) if correct is None else Verdict(correct, answer)
+
+
+def _compare(answer: str, gold: str) -> Verdict:
+    from verl_v05.grading.equivalence import equivalent  # Here, so that training on integers never loads sympy.
+
+    try:
+        return Verdict(equivalent(answer, gold), answer)
+    except UnparsedError:
+        return Verdict(False, answer, "unparsed")
+    except Exception:
+        # sympy raises every class of exception on odd input, and a grade must not stop a training run.
+        return Verdict(False, answer, "error")
+
+
+class GradingPool(contextlib.AbstractContextManager):
+    """Grades responses in any thread, each comparison in limited time.
 
     Plain numbers and answers spelt as the gold are graded by the caller itself; the rest goes to processes, which the
     first of them starts. A process that hangs or dies costs its own answer only and is replaced.
 
-    Args:
-        workers: number of processes.
-        timeout_s: seconds of CPU time for one comparison, and ten times as many by the clock.
-
-    Raises:
-        ValueError: not at least one worker, or no positive time.
+    `workers` is the number of processes; a comparison gets `timeout_s` of CPU time, and ten times as much by the clock.
     """
 
     def __init__(self, workers: int = 2, timeout_s: float = 5.0) -> None:
@@ -34,28 +81,21 @@ class GradingPool:
         self._timeout_s = timeout_s
         # A thread waits for each process; the executor has the queue.
         self._executor = ThreadPoolExecutor(workers, "grading")
-        self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[subprocess.Popen[str] | None] = queue.LifoQueue()
         for _ in range(workers):
             self._idle.put(None)  # a process that the first answer to need it starts
         self._closed = False
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def submit(self, response: str, ground_truth: str) -> "Future[Verdict]":
-        """Grade one response.
-
-        Raises:
-            RuntimeError: the pool is closed.
-        """
-        found = quick_verdict(response, ground_truth)
+        """Grade one response; RuntimeError once the pool is closed."""
+        found = _quickly_graded(response, ground_truth)
         if not isinstance(found, Verdict):
             if self._closed:
                 raise RuntimeError("the grading pool is closed; make a new one")
-            return self._executor.submit(self._compare, *found)
+            return self._executor.submit(self._ask, *found)
         future: Future[Verdict] = Future()
         future.set_result(found)
         return future
@@ -71,58 +111,64 @@ class GradingPool:
         while not self._idle.empty():
             if worker := self._idle.get():
                 worker.kill()
+                worker.communicate()
 
-    def _compare(self, answer: str, gold: str) -> Verdict:
+    def _ask(self, answer: str, gold: str) -> Verdict:
+        """The verdict of a process: "timeout" or "error" if it died of it."""
         worker = self._idle.get()
         try:
-            worker = worker or Worker(self._timeout_s)
-            return worker.compare(answer, gold)
+            worker = worker or _start(self._timeout_s)
+            if reply := _ask(worker, json.dumps([answer, gold])):
+                return Verdict(*json.loads(reply))
+            overrun = -worker.wait() in LIMITS
+            worker.communicate()  # closes its pipes
+            worker = None
+            return Verdict(False, answer, "timeout" if overrun else "error")
         finally:
-            self._idle.put(worker if worker and worker.alive else None)
+            self._idle.put(worker)
 
 
-class Worker:
-    """One process of `verl_v05.grading.worker`; not for several threads at once.
-
-    A fresh interpreter rather than a fork: the parent has threads, and perhaps Ray and a GPU.
-
-    Raises:
-        RuntimeError: the process ended before it was ready.
-    """
-
-    def __init__(self, timeout_s: float) -> None:
-        self.alive = True
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "verl_v05.grading.worker", str(timeout_s)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            # A keyboard interrupt is the parent's business.
-            start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
+def _start(timeout_s: float) -> "subprocess.Popen[str]":
+    # A fresh interpreter rather than a fork: the parent has threads, and perhaps Ray and a GPU.
+    worker = subprocess.Popen(
+        [sys.executable, "-c", COMMAND.format(timeout_s)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a keyboard interrupt is the parent's business
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
+    )
+    if not _ask(worker, '["x", "x"]'):
+        raise RuntimeError(
+            f"a grading worker ended with code {worker.wait()} before it was ready; its message is above; "
+            f'try `python -c "{COMMAND.format(5)}"`'
         )
-        assert self._process.stdin and self._process.stdout  # both were asked for
-        self._requests, self._verdicts = self._process.stdin, self._process.stdout
-        if self._verdicts.readline() != "ready\n":
-            self.kill()
-            raise RuntimeError(
-                f"a grading worker ended with code {self._process.returncode} before it was ready; "
-                "its message is above; try `python -m verl_v05.grading.worker 5`"
-            )
+    return worker
 
-    def compare(self, answer: str, gold: str) -> Verdict:
-        """The verdict, "timeout" or "error" if the process died of it (it is not `alive` then)."""
-        with contextlib.suppress(BrokenPipeError):
-            self._requests.write(json.dumps([answer, gold]) + "\n")
-            self._requests.flush()
-        if line := self._verdicts.readline():
-            return Verdict(*json.loads(line))
-        self.alive = False
-        overrun = -self._process.wait() in (signal.SIGPROF, signal.SIGALRM)
-        self.kill()
-        return Verdict(False, answer, "timeout" if overrun else "error")
 
-    def kill(self) -> None:
-        """End the process and close its pipes."""
-        self._process.kill()
-        self._process.communicate()
+def _ask(worker: "subprocess.Popen[str]", request: str) -> str:
+    assert worker.stdin and worker.stdout  # both were asked for
+    with contextlib.suppress(BrokenPipeError):
+        print(request, file=worker.stdin, flush=True)
+    return worker.stdout.readline()
+
+
+def serve(timeout_s: float) -> None:
+    """Compare what stdin asks for, until it ends; one that overruns ends the process by the signals of `LIMITS`."""
+    from verl_v05.grading import equivalence  # noqa: F401  Before the first request, so that no answer pays for it.
+
+    for number in LIMITS:
+        # The parent may have ignored or blocked them, which a child inherits.
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LIMITS)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    # What a library prints must not be taken for a verdict.
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    for line in sys.stdin:
+        for timer, factor in LIMITS.values():
+            signal.setitimer(timer, factor * timeout_s)
+        verdict = _compare(*json.loads(line))
+        for timer, _ in LIMITS.values():
+            signal.setitimer(timer, 0)
+        print(json.dumps(verdict), file=replies, flush=True)

@@ -1,7 +1,4 @@
-"""verl's reward function: `reward.custom_reward_function.path=pkg://verl_v05.grading.reward`, `name=compute_score`.
-
-Its time limit and number of processes are `reward.custom_reward_function.reward_kwargs.timeout_s` and `.workers`.
-"""
+"""verl's reward function: `reward.custom_reward_function.path=pkg://verl_v05.grading.reward`, `name=compute_score`."""
 
 import asyncio
 import functools
@@ -23,19 +20,10 @@ async def compute_score(
     timeout_s: float = 5.0,
     **_: Any,
 ) -> dict[str, float]:
-    """Grade one response; verl awaits it, so a slow comparison holds up no other.
+    """`score` and `acc` (1 right, 0 wrong), `grading_failed` (1: overran or died), `answered` (1: has a final answer).
 
-    Args:
-        data_source: name of the data set; every one is graded alike.
-        solution_str: the response.
-        ground_truth: the gold as published.
-        extra_info: of no influence.
-        workers: processes of this reward worker, started by the first answer that is no plain number.
-        timeout_s: seconds of CPU time for one comparison.
-
-    Returns:
-        `score` and `acc` (1 right, 0 wrong), `grading_failed` (1: overran or died) and `answered` (1: it has a final
-        answer).
+    verl awaits it, so a slow comparison holds up no other. `workers` (of `reward_kwargs`) are processes of this reward
+    worker, started by the first answer that is no plain number; `timeout_s` is CPU time for one comparison.
     """
     verdict = await asyncio.wrap_future(_pool(workers, timeout_s).submit(solution_str, ground_truth))
     return {

@@ -1,14 +1,12 @@
 """Exact comparison of expressions and sets: parsed by math-verify's parser, decided by sympy.
 
-Numbers are compared exactly where they are rational and to many digits elsewhere; what has unknowns, by its values at
-points of either sign and several sizes. That takes milliseconds, where sympy's simplification may take minutes.
+Unknowns get values at points of both signs and of many sizes: sympy's simplification may take minutes.
 """
 
 import functools
 import random
 import re
 from collections.abc import Iterator
-from fractions import Fraction
 
 import sympy
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
@@ -17,7 +15,6 @@ from sympy import Basic, Derivative, Eq, Expr, Float, Integer, MatrixBase, Ratio
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
-from verl_v05.grading import number
 from verl_v05.grading.latex import UnparsedError, brackets, split
 
 # Its units are off because they eat variables: "3 m" would become 3.
@@ -28,69 +25,40 @@ CASED = ConversionConfig(lowercase_symbols=False)
 LETTERS = {"I": r"\iota ", "E": r"\omicron ", "e": r"\varpi ", r"\gamma": r"\upsilon ", r"\Gamma": r"\Upsilon ",
            r"\top": r"\varrho "}  # fmt: skip
 TAKEN = re.compile(r"\\[a-zA-Z]+|[IE]|e(?=_)")
-# What the parser drops, or reads as a product of letters.
-UNREADABLE = re.compile(r"\\(?:ldots|subset|supset|wedge|angle|mod|pmod|perp|parallel|to|mapsto|\|)|:|\?|\d \d")
+# What the parser drops, or reads as a product of letters or without the base of a numeral.
+UNREADABLE = re.compile(r"\d_|\\(?:ldots|subset|supset|wedge|angle|mod|pmod|perp|parallel|to|mapsto|\|)|:|\?|\d \d")
 MIXED = re.compile(r"(?<![\d.}\\])(\d+)\s*(\\frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d))")
 # The usual letters of integers: identities of floors and powers of -1 hold for them only.
 INTEGERS = re.compile(r"[jklmnNMK](?:_.*)?")
-CONSTANTS = re.compile(r"[cCK](?:_.*)?")
+# What is also a number without unit.
+SIZES = {"percent": Rational(1, 100), "degree": sympy.pi / 180}
 SCALES = (1, 1, -1, -1, 20, -20, 300, -300, 0, 0)
 POINTS = 3
 DIGITS = 60
 # Between inequalities, which the parser cannot join.
 COMMA = re.compile(",")
 OPERATIONS = ((re.compile(r"\\cup(?![a-zA-Z])"), sympy.Union), (COMMA, sympy.Intersection))
-SUCH_THAT = re.compile(r"\\\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\\mid|\||:)(.*)\\\}")
 
 
 def same(answer: str, gold: str, factor: Expr = sympy.S.One) -> bool:
-    """Whether an answer times a factor has the value of a gold, both without list structure.
-
-    Raises:
-        UnparsedError: one of them is no expression that the parser knows.
-    """
+    """Whether an answer times a factor has the value of a gold, both without list structure."""
     left, right = _parse(answer), _parse(gold)
     if isinstance(left, MatrixBase) and isinstance(right, MatrixBase):
         return left.shape == right.shape and all(map(_same_values, left, right))
     if isinstance(left, Expr) and isinstance(right, Expr):
-        return _same_values(left * factor, right, number.read(answer) if factor == 1 else None, number.read(gold))
+        return _same_values(left * factor, right)
     return type(left) is type(right) and left == right
 
 
-def same_equation(answer: tuple[str, str], gold: tuple[str, str]) -> bool:
-    """Whether two equations, as (left side, right side), say the same: their differences are in a constant ratio.
-
-    Raises:
-        UnparsedError: a side is no expression that the parser knows, or has no value.
-    """
-    sides = [_parse(side) for side in (*answer, *gold)]
-    if not all(isinstance(side, Expr) for side in sides):
-        raise UnparsedError(f"no equation of two expressions: {answer} or {gold}")
-    ratios = [mine / theirs if theirs else None for mine, theirs in _values(sides[0] - sides[1], sides[2] - sides[3])]
-    return all(ratio and _close(ratio, ratios[0]) for ratio in ratios)
-
-
 def same_set(answer: str, gold: str) -> bool:
-    """Whether two sets of real numbers, as intervals, inequalities or by their elements, are one.
-
-    Raises:
-        UnparsedError: one of them is no such set.
-    """
+    """Whether two sets of real numbers, as intervals, inequalities or by their elements, are one."""
     (left, mine), (right, theirs) = _set(answer), _set(gold)
-    return (not mine or not theirs or mine == theirs) and (
-        left == right or bool(left.symmetric_difference(right).is_empty)
-    )
-
-
-def unknowns(text: str) -> int:
-    """Number of unknowns of an expression."""
-    return len(_names(_parse(text)))
+    same_names = not mine or not theirs or mine == theirs
+    return same_names and (left == right or bool(left.symmetric_difference(right).is_empty))
 
 
 def _set(text: str) -> tuple[Set, set[Symbol]]:
     """A set, and the unknowns that are said to be its elements."""
-    # ]0, 1[ is (0, 1)
-    text = re.sub(r"^\]", "(", re.sub(r"\[$", ")", text.strip()))
     for pattern, operation in OPERATIONS:
         if len(parts := split(text, pattern)) > 1:
             sets, names = zip(*map(_set, parts), strict=True)
@@ -100,8 +68,6 @@ def _set(text: str) -> tuple[Set, set[Symbol]]:
         # Not left to the parser, which takes ten times as long for an interval as for its ends.
         if all(end.is_number for end in ends) and ends[0] < ends[1]:
             return sympy.Interval(*ends, bracket[0] == "(", bracket[2] == ")"), set()
-    if condition := SUCH_THAT.fullmatch(text):
-        return _set(condition[1])
     value = _parse(text)
     if isinstance(value, Eq) and isinstance(value.rhs, Set):  # how the parser reads "is an element of"
         return value.rhs.doit(), value.free_symbols
@@ -120,35 +86,15 @@ def _parse(text: str) -> Basic:
     text = MIXED.sub(r"(\1+\2)", text)
     text = TAKEN.sub(lambda match: LETTERS.get(match[0], match[0]), text)
     try:
-        value = latex2sympy(
-            text, is_real=True, convert_degrees=False, normalization_config=NORMALIZATION, conversion_config=CASED
-        )
+        value = latex2sympy(text, is_real=True, normalization_config=NORMALIZATION, conversion_config=CASED)
         value = value.xreplace({atom: Rational(str(atom)) for atom in value.atoms(Float)})
         return value if isinstance(value, Relational | Set) or value.has(Derivative) else value.doit()
     except Exception as error:
         raise UnparsedError(f"no expression: {text!r}") from error
 
 
-def _same_values(
-    left: Expr, right: Expr, answer: number.Written | None = None, gold: number.Written | None = None
-) -> bool:
-    if _names(left, right):
-        return all(_close(mine, theirs) for mine, theirs in _values(_renamed(left, right), right))
-    mine, theirs = next(_values(left, right))
-    if gold is not None and gold.place is not None and mine.is_real:
-        return number.same(number.Written(Fraction(str(mine))), gold)
-    if answer is not None and answer.place is not None and theirs.is_real and not theirs.is_Rational:
-        return number.rounded(answer, Fraction(str(theirs)))
-    return _close(mine, theirs)
-
-
-def _renamed(left: Expr, right: Expr) -> Expr:
-    """The left side with the right side's constants of integration: they may have another letter or case."""
-    mine, theirs = (
-        {str(symbol)[1:]: symbol for symbol in side if CONSTANTS.fullmatch(str(symbol))}
-        for side in (left.free_symbols - right.free_symbols, right.free_symbols - left.free_symbols)
-    )
-    return left.xreplace({mine[index]: theirs[index] for index in mine.keys() & theirs.keys()})
+def _same_values(left: Expr, right: Expr) -> bool:
+    return all(_close(mine, theirs) for mine, theirs in _values(left, right))
 
 
 def _close(mine: Expr, theirs: Expr) -> bool:
@@ -164,14 +110,13 @@ def _values(left: Expr, right: Expr) -> Iterator[tuple[Expr, Expr]]:
     """Values of both at the same points, the same in every process; one for expressions without unknowns.
 
     Points where neither has a value are left out: identities hold on the domain that both have.
-
-    Raises:
-        UnparsedError: there are too few points with values.
     """
-    names, generator, found = _names(left, right), random.Random(0), 0
+    both = sympy.Tuple(left, right)
+    unknowns = both.free_symbols | both.atoms(AppliedUndef, Derivative)
+    names, generator, found = sorted({str(unknown) for unknown in unknowns} - {"i"}), random.Random(0), 0
     # Steps agree almost everywhere with their neighbours: x at integers too.
-    stepped = (left + right).has(sympy.floor, sympy.ceiling)
-    imaginary = Symbol("i", real=True) in left.free_symbols | right.free_symbols
+    stepped = both.has(sympy.floor, sympy.ceiling)
+    imaginary = Symbol("i", real=True) in unknowns
     for scale in SCALES if names else (1,):
         point: dict[str, Expr] = {"i": sympy.I} if imaginary else {}
         for name in names:
@@ -184,15 +129,10 @@ def _values(left: Expr, right: Expr) -> Iterator[tuple[Expr, Expr]]:
         if mine is not None and theirs is not None:
             found += 1
             yield mine, theirs
-        elif names and mine is not theirs and not (left + right).has(sympy.factorial, sympy.binomial):
+        elif names and mine is not theirs and not both.has(sympy.factorial, sympy.binomial):
             raise UnparsedError(f"{left} and {right} have values at different points")
     if found < (POINTS if names else 1):
         raise UnparsedError(f"no value of {left} or {right}")
-
-
-def _names(*expressions: Expr) -> list[str]:
-    unknowns = {atom for side in expressions for atom in side.free_symbols | side.atoms(AppliedUndef, Derivative)}
-    return sorted({str(unknown) for unknown in unknowns} - {"i"})
 
 
 def _value(expression: Expr, point: dict[str, Expr]) -> Expr | None:
