@@ -163,6 +163,10 @@ def test_cap_must_cover_the_first_rollouts_and_forbids_refills() -> None:
     ("overrides", "message"),
     [
         (["algorithm.v05.max_rollouts_per_step=1025"], r"=1025 must be at most train_batch_size x k_max = 1024"),
+        (
+            ["algorithm.v05.max_rollouts_per_step=8", "actor_rollout_ref.actor.ppo_mini_batch_size=16"],
+            r"=8 must be at least train_batch_size / ppo_mini_batch_size = 16",
+        ),
         (["data.gen_batch_size=64"], r"data.gen_batch_size=64 is not allowed: .* null or data.train_batch_size"),
         (["trainer.v1.sampler.sync_refill_failed_groups=true"], "refills would exceed the step's cap"),
         (["actor_rollout_ref.rollout.n=1"], "rollout.n=1 is not allowed: with V0.5 it must be 0"),

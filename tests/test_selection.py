@@ -52,6 +52,10 @@ def test_without_a_difference_all_prompts_expect_the_same(utility: np.ndarray) -
     np.testing.assert_allclose(expected_counts(utility, 6, explore=0.1, most=2), 1.5)
 
 
+def test_utilities_whose_sum_is_no_number_are_divided_all_the_same() -> None:
+    assert expected_counts(np.full(4, 1e308), 10, explore=0.5, most=10).sum() == pytest.approx(10)
+
+
 def test_a_full_pool_gets_the_limit() -> None:
     np.testing.assert_array_equal(expected_counts(np.array([5.0, 0.0]), 8, explore=0.1, most=4), [4, 4])
 

@@ -109,6 +109,8 @@ def test_wrong_types_name_key_value_and_type(values: dict, message: str) -> None
         ({"k_init": 0}, "k_init", "0", "at least 1"),
         ({"k_init": -1}, "k_init", "-1", "at least 1"),
         ({"k_init": 0, "k_max": 0}, "k_max", "0", "at least k_init .*and 1"),
+        ({"sparse": {"seed": -1}}, "sparse.seed", "-1", "at least 0"),
+        ({"support": {"seed": -1}}, "support.seed", "-1", "at least 0"),
         ({"sparse": {"explore": 0}}, "sparse.explore", "0.0", r"in \(0, 1\]"),
         ({"sparse": {"reserve": 1}}, "sparse.reserve", "1.0", r"in \[0, 1\)"),
         ({"k_init": 8, "k_max": 4}, "k_max", "4", r"at least k_init \(8\)"),

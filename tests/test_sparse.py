@@ -150,6 +150,10 @@ def test_failed_rollouts_are_part_of_the_budget() -> None:
             {"sparse": SparseSettings(importance_weights=True), "group_weighting": "per_prompt"},
             "importance_weights=True is not allowed: it must be false with group_weighting=per_prompt",
         ),
+        (
+            {"schedule": "fixed", "k_init": 1, "sparse": SparseSettings(importance_weights=True)},
+            "importance_weights=True is not allowed: it must be false without schedule=sparse",
+        ),
         ({"schedule": "streaming"}, "k_init=0 is not allowed: it must be at least 1, or 0 with schedule=sparse"),
     ],
 )
@@ -237,5 +241,38 @@ def test_a_resumed_allocator_draws_what_the_other_would_have_drawn() -> None:
         await theirs.load_state_dict(await ours.state_dict())
         drawn = [await one_step(it, 2, [f"b{i}" for i in range(5)], reward=-1.0) for it in (ours, theirs)]
         assert drawn[0] == drawn[1]
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+@pytest.mark.parametrize("reserve", [0.25, 0.5, 0.9])
+@pytest.mark.parametrize("k_max", [1, 2, 4])
+def test_the_budget_is_spent_with_any_reserve(k_max: int, reserve: float) -> None:
+    groups = pool(np.linspace(-0.9, 0.9, 64))
+    schedule, first = opened(
+        groups, settings(max_rollouts_per_step=32, k_max=k_max, sparse=SparseSettings(reserve=reserve))
+    )
+    for uid in (started := [uid for uid, count in first.items() if count]):
+        groups[int(uid[1:])].rewards = dict.fromkeys(range(first[uid]), 1.0)
+    extra = [schedule.settled(uid) for uid in started][-1]
+    assert sum(g.spent for g in groups) == 32 and set(extra) == set(started)
+    assert max(g.spent for g in groups) <= k_max
+
+
+def test_an_error_in_the_schedule_is_every_waiting_prompts_and_hangs_none() -> None:
+    async def scenario() -> None:
+        it = allocator(max_rollouts_per_step=4, sparse=SparseSettings(explore=1, reserve=0.5))
+        uids = ["a0", "a1"]
+        await it.open_batch(1, uids, [Query(f"prompt {uid}", "", "s") for uid in uids])
+        first = {uid: await it.first_rollouts(uid) for uid in uids}
+        it._batch_of["a0"].schedule.demand = None  # calling it is a TypeError
+        waiting = [it.settle(uid, dict.fromkeys(range(first[uid]), 1.0), failed=0) for uid in uids]
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(error) for error in ended] == [TypeError, TypeError]
+
+        await it.open_batch(2, ["b0", "b1"], [Query(f"prompt {uid}", "", "s") for uid in uids])
+        it._batch_of["b0"].schedule.open = None
+        ended = await asyncio.gather(*(it.first_rollouts(uid) for uid in ("b0", "b1")), return_exceptions=True)
+        assert [type(error) for error in ended] == [TypeError, TypeError]
 
     asyncio.run(asyncio.wait_for(scenario(), 20))

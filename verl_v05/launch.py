@@ -103,6 +103,12 @@ def _check_pool(config: DictConfig, prompts: int, settings: V05Settings) -> None
             f"data.gen_batch_size={together} is not allowed: with schedule={settings.schedule} it must be null or "
             f"data.train_batch_size ({prompts}), the pool that the step's rollouts are divided among"
         )
+    updates = prompts // config.actor_rollout_ref.actor.ppo_mini_batch_size
+    if cap is not None and cap < updates:
+        raise SettingsError(
+            f"algorithm.v05.max_rollouts_per_step={cap} must be at least train_batch_size / ppo_mini_batch_size = "
+            f"{updates}, a rollout for each mini-batch"
+        )
     if cap is not None and cap > most:
         raise SettingsError(
             f"algorithm.v05.max_rollouts_per_step={cap} must be at most train_batch_size x k_max = {most}"

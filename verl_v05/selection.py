@@ -71,5 +71,6 @@ def draw_counts(expected: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _shares(utility: np.ndarray) -> np.ndarray:
     """In proportion to utility, equal if all is 0; sum 1."""
+    utility = utility / max(utility.max(), np.finfo(float).tiny)  # so that no sum overflows
     total = utility.sum()
     return utility / total if total > 0 else np.full(len(utility), 1 / len(utility))

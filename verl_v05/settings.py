@@ -128,6 +128,9 @@ class V05Settings:
             _require(f"calibration.{key}", value, 0 <= value <= 1, "in [0, 1]")
         _require("sparse.explore", self.sparse.explore, 0 < self.sparse.explore <= 1, "in (0, 1]")
         _require("sparse.reserve", self.sparse.reserve, 0 <= self.sparse.reserve < 1, "in [0, 1)")
+        for group in ("support", "sparse"):
+            seed = getattr(self, group).seed
+            _require(f"{group}.seed", seed, seed >= 0, "at least 0")
         _require("prior.timeout_s", self.prior.timeout_s, self.prior.timeout_s > 0, "a positive number of seconds")
         _require("prior.text_key", self.prior.text_key, self.prior.text_key != "", "null or an entry of extra_info")
 

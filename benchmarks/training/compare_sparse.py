@@ -220,6 +220,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     chosen = {(n, name): line for n in args.rollouts for t in args.tables for name, line in lines(n)[t].items()}
+    # Every table compares with these two.
+    chosen |= {(n, name): lines(n)["field"][name] for n in args.rollouts for name in (REFERENCE, TARGET)}
     jobs = [
         (args.task, name, line, seed, args.total, args.value_model)
         for seed in args.seeds

@@ -72,7 +72,8 @@ def _draw_priors(axis: plt.Axes, run: Run) -> None:
 
 def _draw_baseline_error(axis: plt.Axes, run: Run) -> None:
     for name, label in (("fused", "fused baseline"), ("group_mean", "group mean")):
-        axis.plot(run.frame[f"v05/baseline_mse/{name}"].dropna(), label=label)
+        key = f"v05/baseline_mse/{name}"  # absent where no step had a prompt with two rollouts
+        axis.plot(run.frame[key].dropna() if key in run.frame else [], label=label)
     axis.axhline(0, color="black", linewidth=0.5)
     axis.set(title="Squared error of the baseline (leave-one-out estimate)", xlabel="step", ylabel="MSE")
     axis.legend(fontsize=8)

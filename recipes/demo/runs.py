@@ -38,7 +38,8 @@ class Run:
     @property
     def prompts(self) -> int:
         """Prompts a V0.5 run has trained on, a prompt counting once a step."""
-        return int(self.frame.filter(like="v05/k/prompts_with_").sum(axis=None))
+        counts = self.frame.filter(like="v05/k/prompts_with_").drop(columns="v05/k/prompts_with_0", errors="ignore")
+        return int(counts.sum(axis=None))
 
     @property
     def steps(self) -> int:

@@ -42,21 +42,30 @@ class Batch:
         self.record = record
         self.schedule = method.open(groups, record.groups, record.step)
         self.prior = prior
-        self._first: dict[str, int] | None = None
+        self._opened: asyncio.Task[dict[str, int]] | None = None
         self._answers: dict[str, asyncio.Future[int]] = {}
 
     async def first_rollouts(self, uid: str) -> int:
         """Wait for the beliefs, then for the schedule's decision on a prompt's first rollouts."""
+        # One task for all prompts, so that an error in the schedule is each one's, and raised once.
+        self._opened = self._opened or asyncio.create_task(self._open())
+        return (await asyncio.shield(self._opened))[uid]
+
+    async def _open(self) -> dict[str, int]:
         await self.prior
-        if self._first is None:
-            self._first = self.schedule.open()
-        return self._first[uid]
+        return self.schedule.open()
 
     async def settled(self, group: Group) -> int:
         """Wait for the schedule's answer to a group whose rollouts have settled."""
         answer = self._answers[group.uid] = asyncio.get_running_loop().create_future()
-        for uid, extra in self.schedule.settled(group.uid).items():
-            self._answers.pop(uid).set_result(extra)
+        try:
+            for uid, extra in self.schedule.settled(group.uid).items():
+                self._answers.pop(uid).set_result(extra)
+        except Exception as error:
+            # The groups that wait would wait for ever: no other dispatch of theirs is out that could release them.
+            for waiting in self._answers.values():
+                waiting.set_exception(error)
+            self._answers.clear()
         return await answer
 
 

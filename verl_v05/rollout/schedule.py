@@ -79,14 +79,11 @@ class Schedule(ABC):
     @classmethod
     def check(cls, settings: V05Settings, allocation: AllocationRule) -> None:
         """Raise :class:`SettingsError` for settings that this schedule cannot go with."""
+        k_init, weights, cap = settings.k_init, settings.sparse.importance_weights, settings.max_rollouts_per_step
+        require(f"{KEY}.k_init", k_init, k_init >= 1, "at least 1, or 0 with schedule=sparse", SettingsError)
         require(
-            f"{KEY}.k_init",
-            settings.k_init,
-            settings.k_init >= 1,
-            "at least 1, or 0 with schedule=sparse",
-            SettingsError,
+            f"{KEY}.sparse.importance_weights", weights, not weights, "false without schedule=sparse", SettingsError
         )
-        cap = settings.max_rollouts_per_step
         require(
             f"{KEY}.max_rollouts_per_step",
             cap,

@@ -61,13 +61,17 @@ class Sparse(Schedule):
     def open(self) -> dict[str, int]:
         groups, sparse = list(self.groups.values()), self.settings.sparse
         budget = min(self.left(), self.settings.k_max * len(groups))
-        budget -= int(sparse.reserve * budget)
-        utility = self._utility(groups)
-        expected = expected_counts(utility, budget, explore=sparse.explore, most=self.settings.k_max)
+        utility, held_back = self._utility(groups), int(sparse.reserve * budget)
         # Neighbours in this order exclude each other, so sources and difficulties get their share in every step.
         order = sorted(range(len(groups)), key=lambda i: (groups[i].query.data_source, groups[i].prior, i))
         counts = np.empty(len(groups), dtype=np.int64)
-        counts[order] = draw_counts(expected[order], np.random.default_rng([sparse.seed, self.step]))
+        while True:
+            expected = expected_counts(utility, budget - held_back, explore=sparse.explore, most=self.settings.k_max)
+            counts[order] = draw_counts(expected[order], np.random.default_rng([sparse.seed, self.step]))
+            # Only prompts with a first rollout can take the reserve; where they have no room for it, less is held back.
+            if self.settings.k_max * np.count_nonzero(counts) >= budget:
+                break
+            held_back //= 2
         for group, count, chance in zip(groups, counts.tolist(), expected.tolist(), strict=True):
             group.spent = group.first = count
             group.dispatches, group.expected = int(count > 0), chance

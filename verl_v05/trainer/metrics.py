@@ -20,7 +20,7 @@ ZERO = 1e-6
 
 
 def step_metrics(record: StepRecord, inputs: StepInputs, response_tokens: int) -> dict[str, float]:
-    """All metrics of one step; shares are of the step's prompts unless said otherwise.
+    """All metrics of one step; shares are of the step's prompts with a rollout unless said otherwise.
 
     Args:
         inputs: with the estimator's result.
@@ -77,11 +77,12 @@ def _prior_metrics(record: StepRecord, prior: np.ndarray, result: Advantages) ->
     """``prior`` is that of the groups with a scored rollout; those without count in the shares too."""
     known = ~np.isnan(prior)
     accepted = known & (result.bias_sq == 0)
-    groups = len(record.groups)
+    dispatched = record.column("spent") > 0
+    groups = dispatched.sum()
     metrics = {
         "prior/accepted": accepted.sum() / groups,
         "prior/rejected": (known & ~accepted).sum() / groups,
-        "prior/missing": np.isnan(record.column("fitted_prior")).mean(),
+        "prior/missing": np.isnan(record.column("fitted_prior"))[dispatched].mean(),
         "prior/unanswered": np.isnan(record.column("probability")).mean(),  # no probability, history may stand in
         "prior/latency_s": record.prior_latency_s,
         "prior/wait_s": record.prior_wait_s,  # the part of the latency on the critical path
