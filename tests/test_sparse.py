@@ -186,11 +186,11 @@ def test_outcome_variance_is_the_expected_variance_of_a_reward_under_the_belief(
 
 @pytest.mark.parametrize("rule", ["outcome_variance", "product"])
 def test_the_target_is_where_the_gain_falls_below_the_cost(rule: str) -> None:
-    method = Method.from_settings(settings(allocation=rule, cost=0.05))
+    method = Method.from_settings(settings(allocation=rule, cost=0.01))
     belief = Belief(np.array([0.2]), np.array([3.0]))
     target, gain = method.allocation.demand(np.zeros(1), np.zeros(1), belief, method.fusion)
     j = int(target[0]) - 1  # rollouts before the last one that is asked for
-    assert gain(np.array([0]), np.array([j]))[0] >= 0.05 - 1e-12 > gain(np.array([0]), np.array([j + 1]))[0] - 1e-9
+    assert gain(np.array([0]), np.array([j]))[0] >= 0.01 - 1e-12 > gain(np.array([0]), np.array([j + 1]))[0] - 1e-9
 
 
 # In the allocator
