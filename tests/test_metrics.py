@@ -6,7 +6,6 @@ import math
 
 import pytest
 
-from verl_v05 import advantages
 from verl_v05.estimators.v05 import StepInputs
 from verl_v05.method import Method
 from verl_v05.prior import Query
@@ -31,9 +30,7 @@ def metrics_of(record: StepRecord, settings: V05Settings | None = None, tokens: 
     keys = [f"{g.uid}_{session}_0" for g in record.groups for session in g.rewards]
     rows = match_rows(keys, [False] * len(keys), record)
     inputs = StepInputs(rows, 0.0, settings, Method.from_settings(settings).fusion)
-    inputs.result = advantages(
-        rows.rewards, rows.session_group, inputs.belief, fusion=inputs.fusion, sigma_floor=settings.sigma_floor
-    )
+    inputs.compute()
     return step_metrics(record, inputs, tokens)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.test_settings import composed
 from verl_v05.fusion import Belief
 from verl_v05.fusion.empirical_bayes import EmpiricalBayesFusion
 from verl_v05.method import Method
@@ -17,22 +19,13 @@ from verl_v05.registry import SettingsError
 from verl_v05.rollout.allocator import Allocator
 from verl_v05.rollout.group import Group
 from verl_v05.rollout.sparse import Sparse
-from verl_v05.settings import PriorSettings, SparseSettings, SupportSettings, V05Settings
+from verl_v05.settings import PriorSettings, SparseSettings, SupportSettings, V05Settings, load_settings
 
-SPARSE = {
-    "schedule": "sparse",
-    "fusion": "empirical_bayes",
-    "baseline": "leave_one_out",
-    "allocation": "outcome_variance",
-    "k_init": 0,
-    "k_max": 4,
-    "max_rollouts_per_step": 8,
-    "group_weighting": "per_rollout",
-}
+PRESET = load_settings(composed("sparse", "algorithm.v05.max_rollouts_per_step=8"))  # its values: test_settings
 
 
 def settings(**changes: Any) -> V05Settings:
-    return V05Settings(**{**SPARSE, **changes})
+    return replace(PRESET, **changes)
 
 
 def pool(priors: Sequence[float], sources: Sequence[str] | None = None, strength: float = 8.0) -> list[Group]:

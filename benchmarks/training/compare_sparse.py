@@ -8,8 +8,9 @@ same first policy, validation prompts and rollouts a step; a seed is the order o
 from __future__ import annotations
 
 import argparse
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 from rich.console import Console
-from scipy.stats import t as student
 
+from benchmarks.dashboard.method_tables import interval
 from benchmarks.training.in_process import Line, Run, Task
 from value_model.conversions import success_of_reward
 from value_model.files import write_text
@@ -44,15 +47,13 @@ class Thompson(AllocationRule):
         return Demand(np.full(len(q), np.inf), lambda prompt, before: 4 * (p * (1 - p))[prompt] / (before + 1))
 
 
-SPARSE: dict[str, Any] = {
-    "schedule": "sparse",
-    "fusion": "empirical_bayes",
-    "baseline": "leave_one_out",
-    "allocation": "outcome_variance",
-    "k_init": 0,
-    "k_max": 4,
-    "group_weighting": "per_rollout",
-}
+def preset(name: str) -> dict[str, Any]:
+    """All values of ``algorithm/v05=NAME``."""
+    with initialize_config_module("verl_v05.config", version_base=None):
+        return OmegaConf.to_container(compose(overrides=[f"+algorithm/v05={name}"]).algorithm.v05)
+
+
+SPARSE = preset("sparse")
 FIXED: dict[str, Any] = {"schedule": "fixed", "k_init": 1, "fusion": "empirical_bayes", "baseline": "leave_one_out"}
 PAPER_BASELINE = {"fusion": "shrinkage"}  # leave-one-out at k = 1: the prior as it is
 POOL = 2  # prompts looked at a rollout
@@ -153,13 +154,10 @@ def rollouts_until(curve: pd.DataFrame, accuracy: float, cost: str = "rollouts")
     return float(spent[after - 1] + share * (spent[after] - spent[after - 1]))
 
 
-def interval(values: Iterable[float]) -> str:
-    """Mean with its 95 % t-interval."""
-    values = np.array(list(values))
-    if len(values) < 2:
-        return f"{values.mean():.3f}"
-    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{values.mean():+.3f} [{values.mean() - half:+.3f}, {values.mean() + half:+.3f}]"
+def difference(values: Sequence[float]) -> str:
+    """Mean of paired differences with its interval, if there are enough of them for one."""
+    mean, low, high = interval(values)
+    return f"{mean:+.3f}" + ("" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]")
 
 
 def table(data: pd.DataFrame, names: Sequence[str], total: int) -> pd.DataFrame:
@@ -179,7 +177,7 @@ def table(data: pd.DataFrame, names: Sequence[str], total: int) -> pd.DataFrame:
                 "line": name,
                 **{f"at {total * part:,.0f}": f"{np.mean(at[part]):.3f}" for part in at},
                 "± at the end": f"{np.std(at[1], ddof=1):.3f}" if len(seeds) > 1 else "",
-                "difference to sparse": "" if name == REFERENCE else interval(np.array(at[1]) - base),
+                "difference to sparse": "" if name == REFERENCE else difference(np.array(at[1]) - base),
                 f"rollouts until {end:.3f}": _cost(until),
                 f"tokens until {end:.3f}": _cost(tokens),
             }

@@ -21,18 +21,18 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipes.demo.make import MODULES, RECORD
-from recipes.demo.policy import success_probabilities
+from recipes.demo.policy import sample_responses, success_probabilities
 from recipes.demo.reward import compute_score
 from value_model.conversions import value_of_probability
 from value_model.model import ValueModel
-from verl_v05.advantage import LEAVE_ONE_OUT, advantages
-from verl_v05.fusion import Belief
 from verl_v05.method import Method
 from verl_v05.prior import NoPrior, Outcome, Prior, Query
 from verl_v05.prior.history import HistoryPrior
 from verl_v05.prior.support_buffer import SupportBuffer
 from verl_v05.rollout.group import Group
 from verl_v05.rollout.record import StepRecord
+from verl_v05.rollout.rows import match_rows
+from verl_v05.rollout.step_inputs import StepInputs
 from verl_v05.settings import V05Settings
 
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 3e-4, 0.01, 1.0  # of config/setting/cpu.yaml and verl's optimizer
@@ -82,19 +82,10 @@ class Policy:
         self.model = AutoModelForCausalLM.from_pretrained(folder).float()
         self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY)
 
-    @torch.no_grad()
     def sample(self, prompts: Sequence[str]) -> list[list[int]]:
         """A response's tokens for each prompt at temperature 1, ended by EOS or by ``MOST_TOKENS``."""
         eos = self.tokenizer.eos_token_id
-        inputs = self.tokenizer(list(prompts), padding=True, padding_side="left", return_tensors="pt")
-        ids = self.model.generate(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            do_sample=True,
-            top_k=0,
-            max_new_tokens=MOST_TOKENS,
-        )
-        responses = ids[:, inputs["input_ids"].shape[1] :].tolist()
+        responses = sample_responses(self.model, self.tokenizer, prompts, MOST_TOKENS).tolist()
         return [row[: row.index(eos) + 1] if eos in row else row for row in responses]
 
     def update(self, prompts: Sequence[str], responses: Sequence[list[int]], advantage: np.ndarray) -> None:
@@ -173,7 +164,7 @@ class Run:
         self._step = 0
         if line.group == 0:
             values = {"max_rollouts_per_step": line.rollouts, "sparse": {"seed": seed}} if self._sparse else {}
-            settings = OmegaConf.merge(OmegaConf.structured(V05Settings), values, line.overrides)
+            settings = OmegaConf.merge(OmegaConf.structured(V05Settings), line.overrides, values)
             self.method = Method.from_settings(OmegaConf.to_object(settings))
             self.support = SupportBuffer(*CONTEXT, seed)
             self.prior = self._make_prior(line.prior, value_model)
@@ -265,34 +256,13 @@ class Run:
             responses += new
             answered = [answer for uid in starting for answer in schedule.settled(uid).items()]
             starting = dict(answered)
-        self._learn(groups)
-        return Batch([problems[i].prompt for i, _ in rows], responses, self._advantage(groups, rows), len(rows))
-
-    def _learn(self, groups: list[Group]) -> None:
+        record = StepRecord(self._step, groups)
         self.method.learn(groups)
-        outcomes = StepRecord(self._step, groups).outcomes()
-        self.support.add(outcomes)
-        self.prior.update(outcomes, self._step)
-
-    def _advantage(self, groups: list[Group], rows: Sequence[tuple[int, int]]) -> np.ndarray:
-        settings = self.method.settings
-        chosen, group = np.unique([i for i, _ in rows], return_inverse=True)
-        scored = [groups[i] for i in chosen]
-        opening = settings.baseline == LEAVE_ONE_OUT
-        prior, strength = ("prior", "strength") if opening else ("fitted_prior", "fitted_strength")
-        weight: np.ndarray | float = 1.0
-        if settings.sparse.importance_weights:
-            weight = np.mean([g.expected for g in groups]) / np.array([g.expected for g in scored])
-        return advantages(
-            np.array([groups[i].rewards[session] for i, session in rows]),
-            group,
-            Belief(*(np.array([getattr(g, name) for g in scored]) for name in (prior, strength))),
-            fusion=self.method.fusion,
-            baseline=settings.baseline,
-            sigma_floor=settings.sigma_floor,
-            group_weighting=settings.group_weighting,
-            group_weight=weight,
-        ).advantage
+        self.support.add(record.outcomes())
+        self.prior.update(record.outcomes(), self._step)
+        matched = match_rows([f"{i}_{session}_0" for i, session in rows], [False] * len(rows), record)
+        found = StepInputs(matched, 0.0, settings, self.method.fusion).compute()
+        return Batch([problems[i].prompt for i, _ in rows], responses, matched.spread(found.advantage), len(rows))
 
 
 class Oracle(Prior):

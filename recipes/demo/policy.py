@@ -111,6 +111,29 @@ def success_probabilities(
 
 
 @torch.no_grad()
+def sample_responses(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    max_tokens: int,
+    samples: int = 1,
+) -> torch.Tensor:
+    """Sample responses at temperature 1 with torch's global random state.
+
+    Returns their ids, padded behind their end, of shape (len(prompts) * samples, length), a prompt's rows together.
+    """
+    inputs = tokenizer(list(prompts), padding=True, padding_side="left", return_tensors="pt")
+    ids = model.generate(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        do_sample=True,
+        top_k=0,
+        num_return_sequences=samples,
+        max_new_tokens=max_tokens,
+    )
+    return ids[:, inputs["input_ids"].shape[1] :]
+
+
 def sampled_success(
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -126,17 +149,8 @@ def sampled_success(
     per_pass = max(1, _ROWS // samples)
     for start in range(0, len(problems), per_pass):
         chosen = problems[start : start + per_pass]
-        inputs = tokenizer([p.prompt for p in chosen], padding=True, padding_side="left", return_tensors="pt")
-        length = inputs["input_ids"].shape[1]
-        ids = model.generate(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            do_sample=True,
-            top_k=0,
-            num_return_sequences=samples,
-            max_new_tokens=max_tokens,
-        )
-        texts = tokenizer.batch_decode(ids[:, length:], skip_special_tokens=True)
+        ids = sample_responses(model, tokenizer, [p.prompt for p in chosen], max_tokens, samples)
+        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
         for row, text in enumerate(texts):
             problem = chosen[row // samples]
             scores.append(compute_score(problem.data_source, text, str(problem.answer))["score"])

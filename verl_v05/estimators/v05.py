@@ -9,65 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import register_adv_est
 
-from verl_v05.advantage import LEAVE_ONE_OUT, Advantages, advantages
-from verl_v05.fusion import Belief, FusionMethod
-from verl_v05.rollout.rows import StepRows
-from verl_v05.settings import V05Settings
+from verl_v05.rollout.step_inputs import StepInputs
 
 NAME = "v05"
-
-
-@dataclass
-class StepInputs:
-    """What the estimator needs beyond verl's arguments, and what it found."""
-
-    rows: StepRows
-    shaping: np.ndarray | float
-    settings: V05Settings
-    fusion: FusionMethod
-    _result: Advantages | None = None
-
-    @property
-    def result(self) -> Advantages:
-        """What the estimator found.
-
-        Raises:
-            RuntimeError: it was not called.
-        """
-        if self._result is None:
-            raise RuntimeError("V0.5's estimator was not called: algorithm.adv_estimator is another one")
-        return self._result
-
-    @result.setter
-    def result(self, found: Advantages) -> None:
-        self._result = found
-
-    @property
-    def group_weight(self) -> np.ndarray | float:
-        """Factor on each group's advantages, (G,): with ``sparse.importance_weights`` 1 / the rollouts it expected.
-
-        Times the pool's mean expectation, so that equal chances give 1.
-        """
-        if not self.settings.sparse.importance_weights:
-            return 1.0
-        return self.rows.mean_expected / np.array([g.expected for g in self.rows.groups])
-
-    @property
-    def belief(self) -> Belief:
-        """What the baselines go by, of each group.
-
-        ``leave_one_out`` claims a baseline that does not depend on the rollout's own reward. A belief that was fitted
-        to the step holds every reward of it, so there the one from before the step is taken.
-        """
-        leave_one_out = self.settings.baseline == LEAVE_ONE_OUT
-        return self.rows.opening_belief if leave_one_out else self.rows.fitted_belief
 
 
 _inputs: ContextVar[StepInputs] = ContextVar("v05_step_inputs")
@@ -105,21 +55,10 @@ def compute_v05_outcome_advantage(
         raise RuntimeError(
             f"adv_estimator={NAME} needs the prior of V0.5's trainer: set trainer.v1.trainer_mode={NAME}"
         )
-    rows, settings = inputs.rows, inputs.settings
+    rows = inputs.rows
     uids = np.array([g.uid for g in rows.groups])[rows.session_group]
     if len(index) != len(rows.row_session) or (np.asarray(index)[rows.session_row] != uids).any():
         raise RuntimeError("the estimator was given other rows than the step's batch")
-    inputs.result = advantages(
-        rows.rewards,
-        rows.session_group,
-        inputs.belief,
-        fusion=inputs.fusion,
-        baseline=settings.baseline,
-        shaping=inputs.shaping,
-        sigma_floor=settings.sigma_floor,
-        group_weighting=settings.group_weighting,
-        group_weight=inputs.group_weight,
-    )
-    per_row = torch.as_tensor(rows.spread(inputs.result.advantage)).to(token_level_rewards)
+    per_row = torch.as_tensor(rows.spread(inputs.compute().advantage)).to(token_level_rewards)
     token_level = per_row.unsqueeze(-1) * response_mask
     return token_level, token_level

@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from verl_v05.advantage import Advantages, baseline_mse
-from verl_v05.estimators.v05 import StepInputs
 from verl_v05.fusion import Belief
 from verl_v05.rollout.record import StepRecord
+from verl_v05.rollout.step_inputs import StepInputs
 from verl_v05.settings import V05Settings
 
 ZERO = 1e-6

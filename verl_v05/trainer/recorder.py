@@ -17,10 +17,10 @@ from omegaconf import DictConfig
 from value_model.conversions import reward_of_success
 from value_model.files import replaced
 from value_model.trajectories import write_trajectories
-from verl_v05.estimators.v05 import StepInputs
 from verl_v05.prior.query import Outcome
 from verl_v05.registry import SettingsError
 from verl_v05.rollout.record import StepRecord
+from verl_v05.rollout.step_inputs import StepInputs
 
 TRAJECTORIES = "trajectories"
 

@@ -25,11 +25,12 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 
-from verl_v05.estimators.v05 import StepInputs, step_inputs
+from verl_v05.estimators.v05 import step_inputs
 from verl_v05.launch import check_run
 from verl_v05.method import Method
 from verl_v05.rollout.outcome import shaping_reward
 from verl_v05.rollout.rows import StepRows, match_rows, padding, response_tokens
+from verl_v05.rollout.step_inputs import StepInputs
 from verl_v05.trainer.base import SyncTrainer
 from verl_v05.trainer.checkpoint import ALLOCATOR, allocator_state
 from verl_v05.trainer.metrics import step_metrics

@@ -1,0 +1,69 @@
+"""From a step's rows and beliefs to its advantages; needs no verl."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from verl_v05.advantage import LEAVE_ONE_OUT, Advantages, advantages
+from verl_v05.fusion import Belief, FusionMethod
+from verl_v05.rollout.rows import StepRows
+from verl_v05.settings import V05Settings
+
+
+@dataclass
+class StepInputs:
+    """Rows, beliefs and settings of one step, and the advantages that they give."""
+
+    rows: StepRows
+    shaping: np.ndarray | float
+    settings: V05Settings
+    fusion: FusionMethod
+    _result: Advantages | None = None
+
+    @property
+    def result(self) -> Advantages:
+        """What :meth:`compute` found.
+
+        Raises:
+            RuntimeError: it was not called.
+        """
+        if self._result is None:
+            raise RuntimeError("V0.5's estimator was not called: algorithm.adv_estimator is another one")
+        return self._result
+
+    def compute(self) -> Advantages:
+        """The step's advantages, which are the result from then on."""
+        self._result = advantages(
+            self.rows.rewards,
+            self.rows.session_group,
+            self.belief,
+            fusion=self.fusion,
+            baseline=self.settings.baseline,
+            shaping=self.shaping,
+            sigma_floor=self.settings.sigma_floor,
+            group_weighting=self.settings.group_weighting,
+            group_weight=self.group_weight,
+        )
+        return self._result
+
+    @property
+    def group_weight(self) -> np.ndarray | float:
+        """Factor on each group's advantages, (G,): with ``sparse.importance_weights`` 1 / the rollouts it expected.
+
+        Times the pool's mean expectation, so that equal chances give 1.
+        """
+        if not self.settings.sparse.importance_weights:
+            return 1.0
+        return self.rows.mean_expected / np.array([g.expected for g in self.rows.groups])
+
+    @property
+    def belief(self) -> Belief:
+        """What the baselines go by, of each group.
+
+        ``leave_one_out`` claims a baseline that does not depend on the rollout's own reward. A belief that was fitted
+        to the step holds every reward of it, so there the one from before the step is taken.
+        """
+        leave_one_out = self.settings.baseline == LEAVE_ONE_OUT
+        return self.rows.opening_belief if leave_one_out else self.rows.fitted_belief
