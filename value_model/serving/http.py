@@ -15,8 +15,7 @@ import hmac
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -125,7 +124,6 @@ class PredictionQueue:
         self._settings = settings
         self._metrics = metrics
         self._limiter = CapacityLimiter(1)
-        self._in_flight = 0
 
     async def predict(self, body: PredictRequest, request: Request) -> PredictResponse:
         """Wait in the queue, then predict.
@@ -133,25 +131,16 @@ class PredictionQueue:
         Raises:
             HTTPException: 503 the queue is full, 422 the model rejects the context, 500 the prediction fails.
         """
-        if self._in_flight > self._settings.max_waiting:
+        now = self._limiter.statistics()
+        if now.borrowed_tokens + now.tasks_waiting > self._settings.max_waiting:
             detail = f"busy: {self._settings.max_waiting} requests are waiting already (max_waiting)"
             raise HTTPException(503, detail, headers={"Retry-After": str(self._settings.retry_after_s)})
-        with self._counted():
+        # Counted when admitted, not on arrival: the gauge is the number that the queue's limit is compared with.
+        with self._metrics.in_flight.track_inprogress():
             async with self._limiter:
                 if await request.is_disconnected():  # timed out in the queue; its retry is a new request
                     raise HTTPException(CLIENT_CLOSED_REQUEST, "the client closed the connection")
                 return await run_sync(self._predict, body)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        # Counted when admitted, not on arrival: the gauge is the number that the queue's limit is compared with.
-        self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
 
     def _predict(self, body: PredictRequest) -> PredictResponse:
         started = time.perf_counter()
