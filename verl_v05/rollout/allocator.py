@@ -52,8 +52,14 @@ class Batch:
         return (await asyncio.shield(self._opened))[uid]
 
     async def _open(self) -> dict[str, int]:
-        await self.prior
+        await self.believed()
         return self.schedule.open()
+
+    async def believed(self) -> None:
+        """Wait for the groups' beliefs; the longest wait is the priors' share of the critical path."""
+        asked_at = time.monotonic()
+        await self.prior
+        self.record.prior_wait_s = max(self.record.prior_wait_s, time.monotonic() - asked_at)
 
     async def settled(self, group: Group) -> int:
         """Wait for the schedule's answer to a group whose rollouts have settled."""
@@ -117,10 +123,7 @@ class Allocator:
 
     async def first_rollouts(self, uid: str) -> int:
         """How many rollouts a prompt starts with, 0 for none in this step; asked for with ``k_init=0`` only."""
-        asked_at, batch = time.monotonic(), self._batch_of[uid]
-        count = await batch.first_rollouts(uid)
-        batch.record.prior_wait_s = max(batch.record.prior_wait_s, time.monotonic() - asked_at)
-        return count
+        return await self._batch_of[uid].first_rollouts(uid)
 
     async def settle(self, uid: str, rewards: dict[int, float], failed: int, problems: Sequence[str] = ()) -> int:
         """Take the rewards of a group's settled rollouts; answer how many more to start (0 = complete).
@@ -134,9 +137,7 @@ class Allocator:
         group.rewards.update(rewards)
         group.failed += failed
         self._problems.extend(problems)
-        scored_at = time.monotonic()
-        await batch.prior
-        batch.record.prior_wait_s = max(batch.record.prior_wait_s, time.monotonic() - scored_at)
+        await batch.believed()
         return await batch.settled(group)
 
     async def close_step(self, step: int) -> StepRecord:
