@@ -100,7 +100,7 @@ def separate(text: str) -> tuple[str, str]:
         return text, ""
     words = re.sub(r"\b([ap])\s*\.\s*m\b\.?", r"\1m", TEXT.sub(r" \1 ", match[2]))
     words = re.sub(r"\b(?:sq|square) (\w+)", r"\1 2", words)
-    words = re.sub(r"\b(?:in|inches|ft|feet|per)\b", lambda word: NAMES[word[0]], words)
+    words = re.sub(rf"\b(?:{'|'.join(NAMES)})\b", lambda word: NAMES[word[0]], words)
     words = re.sub(r"[A-Za-z]{3,}|\b[AP]M\b", lambda word: word[0].lower(), words)
     value = match[1] + ")" * (match[1].count("(") - match[1].count(")"))
     return value, " ".join(re.sub(r"\\cdot|[{}()~.^]", " ", words).split())
