@@ -131,10 +131,11 @@ def parse_program(argv: list[str]) -> Program | None:
 def run_client(socket_path: str, ready_timeout_s: float, argv: list[str]) -> NoReturn:
     """Run ``python ARGV`` in a fork of the server if possible, else in this process; exit as it exits."""
     program = parse_program(argv)
-    connection = program and _request_fork(socket_path, ready_timeout_s, program)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    connection = program and _request_fork(socket_path, ready_timeout_s, program, mask)
     if not connection:
         os.execv(sys.executable, [sys.executable, *argv])
-    code = _forward_signals_until_exit(connection)
+    code = _forward_signals_until_exit(connection, mask)
     if code < 0:
         # The parent shall see death by the same signal, so this process sends it to itself with the default handler.
         with contextlib.suppress(OSError):  # SIGKILL and SIGSTOP have no handlers
@@ -144,8 +145,11 @@ def run_client(socket_path: str, ready_timeout_s: float, argv: list[str]) -> NoR
     os._exit(code)
 
 
-def _request_fork(socket_path: str, ready_timeout_s: float, program: Program) -> socket.socket | None:
-    """Send the program to the server; the connection to its fork, or None if no server accepts it."""
+def _request_fork(socket_path: str, ready_timeout_s: float, program: Program, mask: set[int]) -> socket.socket | None:
+    """Send the program to the server; the connection to its fork, or None if no server accepts it.
+
+    With a connection the forwarded signals stay blocked, which they were not in ``mask``.
+    """
     descriptors = [fd for fd in map(int, os.listdir("/proc/self/fd")) if _is_inherited(fd)]
     if max(descriptors, default=0) >= RESERVED_DESCRIPTORS:
         return None
@@ -154,7 +158,7 @@ def _request_fork(socket_path: str, ready_timeout_s: float, program: Program) ->
         dict(os.environ),
         os.getcwd(),
         descriptors,
-        [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
+        [int(number) for number in mask],
         [int(number) for number in FORWARDED_SIGNALS if signal.getsignal(number) == signal.SIG_IGN],
     )
     body = json.dumps(request).encode()
@@ -165,9 +169,12 @@ def _request_fork(socket_path: str, ready_timeout_s: float, program: Program) ->
         connection.sendall(len(body).to_bytes(4, "big") + body)
         if connection.recv(1) != READY:
             raise ConnectionError("the server does not take the program")
+        # The fork runs from the next line on: a signal must wait until it can be forwarded, not end this process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED_SIGNALS)
         # Only now: until it is ready, a server that holds the descriptors would keep the other ends of pipes open.
         socket.send_fds(connection, [COMMIT], descriptors)
     except OSError as error:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         log_message(f"{error}; starting a cold python, which is slower")
         connection.close()
         return None
@@ -188,8 +195,8 @@ def _is_inherited(fd: int) -> bool:
         return False
 
 
-def _forward_signals_until_exit(connection: socket.socket) -> int:
-    """Forward signals until the fork ends; its exit code, negative for a signal."""
+def _forward_signals_until_exit(connection: socket.socket, mask: set[int]) -> int:
+    """Forward the signals that ``mask`` does not block until the fork ends; its exit code, negative for a signal."""
 
     def forward(number: int, _: Any) -> None:
         with contextlib.suppress(OSError):
@@ -198,6 +205,7 @@ def _forward_signals_until_exit(connection: socket.socket) -> int:
     for number in FORWARDED_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         reply = connection.recv(4)
     except OSError:
