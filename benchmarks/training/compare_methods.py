@@ -40,18 +40,21 @@ def collect(
     steps: int,
     console: Console,
     overrides: Callable[[str, int], Sequence[str]] = lambda method, seed: (),
+    task: Path | None = None,
 ) -> dict[str, list[Path]]:
     """Train what is not trained yet; the run folders of each method, by seed.
 
     Args:
+        task: folder of :mod:`recipes.demo.make`; the arithmetic task, made in ``out``, if None.
         overrides: (method, seed) -> further hydra overrides; asked right before that run, after those before it in
             ``methods`` have been trained with the seed.
 
     Raises:
         ValueError: a finished run of another number of steps is in the way.
     """
-    task = out / "task"
-    make_demo(task, Settings(), console)
+    if task is None:
+        task = out / "task"
+        make_demo(task, Settings(), console)
     folders: dict[str, list[Path]] = {method: [] for method in methods}
     for seed in seeds:  # seeds outermost: an interrupted comparison still holds every method
         for method in methods:

@@ -1,8 +1,9 @@
 """Sparse V0.5 against the field, against useless priors, and with its parts taken away one at a time.
 
 `python -m benchmarks.training.compare_sparse --task FOLDER --out DIR` trains every line with every seed in this process
-(:mod:`benchmarks.training.in_process`), keeps what is done in ``runs.csv``, and writes ``page.md``. All lines have the
-same first policy, validation prompts and rollouts a step; a seed is the order of the data and the sampling.
+(:mod:`benchmarks.training.in_process`), keeps what is done in ``runs.csv``, and writes ``page.md``. With ``--verl`` the
+field is trained by `recipes/demo/run.sh`, with verl, FSDP and sglang. All lines have the same first policy, validation
+prompts and rollouts a step; a seed is the order of the data and the sampling.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,6 +24,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from benchmarks.dashboard.method_tables import interval
+from benchmarks.dashboard.runs import ROLLOUTS, SECONDS, TOKENS, read_run
+from benchmarks.training.compare_methods import collect as train_verl
 from benchmarks.training.in_process import Line, Run, Task
 from value_model.conversions import success_of_reward
 from value_model.files import write_text
@@ -70,6 +73,16 @@ def fixed(rollouts: int, k: int = 1, prior: str = "v0", **overrides: Any) -> Lin
 
 
 REFERENCE, TARGET = "sparse", "GRPO-16"
+# The field on the real trainer: methods of recipes/demo/run.sh. Sparse V0.5 has the prompts' history as its prior.
+VERL_FIELD = {
+    REFERENCE: "v05_sparse",
+    TARGET: "grpo16",
+    "GRPO-4": "grpo4",
+    "DAPO": "dapo",
+    "k = 1, plain history (SPO)": "v05_fixed_k1_loo",
+}
+VERL_ROLLOUTS = 128  # a step, of SETTING=cpu
+COSTS = ("rollouts", "tokens", "seconds")
 
 
 def lines(rollouts: int) -> dict[str, dict[str, Line]]:
@@ -142,6 +155,21 @@ def collect(jobs: Sequence[tuple], path: Path, processes: int, console: Console)
     return done
 
 
+def collect_verl(task: Path, out: Path, seeds: Sequence[int], total: int, console: Console) -> pd.DataFrame:
+    """As :func:`collect`, of the field on the real trainer, with the seconds of its steps."""
+    steps = total // VERL_ROLLOUTS
+    often: Callable[[str, int], list[str]] = lambda method, seed: [f"trainer.test_freq={max(1, steps // 6)}"]  # noqa: E731
+    folders = train_verl(list(VERL_FIELD.values()), out, seeds, steps, console, often, task)
+    rows = []
+    for line, method in VERL_FIELD.items():
+        for seed, folder in zip(seeds, folders[method], strict=True):
+            run = read_run(folder)
+            (accuracy,) = run.accuracy.values()
+            spent = run.frame[[ROLLOUTS, TOKENS, SECONDS]].ffill().fillna(0).loc[accuracy.index].set_axis(COSTS, axis=1)
+            rows.append(spent.assign(line=line, rollouts_a_step=VERL_ROLLOUTS, seed=seed, accuracy=accuracy))
+    return pd.concat(rows, ignore_index=True)
+
+
 def rollouts_until(curve: pd.DataFrame, accuracy: float, cost: str = "rollouts") -> float:
     """What a run had spent when it first had an accuracy, interpolated; infinite if it never had."""
     spent, reached = curve[cost].to_numpy(float), np.maximum.accumulate(curve["accuracy"].to_numpy(float))
@@ -170,16 +198,17 @@ def table(data: pd.DataFrame, names: Sequence[str], total: int) -> pd.DataFrame:
         own = [curves[name, s] for s in seeds]
         at = {part: [np.interp(total * part, c["rollouts"], c["accuracy"]) for c in own] for part in (1 / 3, 2 / 3, 1)}
         base = [np.interp(total, curves[REFERENCE, s]["rollouts"], curves[REFERENCE, s]["accuracy"]) for s in seeds]
-        until = np.array([rollouts_until(c, end) for c in own])
-        tokens = np.array([rollouts_until(c, end, "tokens") for c in own])
         rows.append(
             {
                 "line": name,
                 **{f"at {total * part:,.0f}": f"{np.mean(at[part]):.3f}" for part in at},
                 "± at the end": f"{np.std(at[1], ddof=1):.3f}" if len(seeds) > 1 else "",
                 "difference to sparse": "" if name == REFERENCE else difference(np.array(at[1]) - base),
-                f"rollouts until {end:.3f}": _cost(until),
-                f"tokens until {end:.3f}": _cost(tokens),
+                **{
+                    f"{cost} until {end:.3f}": _cost(np.array([rollouts_until(c, end, cost) for c in own]))
+                    for cost in COSTS
+                    if cost in data
+                },
             }
         )
     return pd.DataFrame(rows)
@@ -189,12 +218,17 @@ def _cost(values: np.ndarray) -> str:
     reached = np.isfinite(values)
     if not reached.any():
         return "never"
-    return f"{values[reached].mean():,.0f}" + ("" if reached.all() else f" ({reached.sum()} of {len(values)})")
+    mean, low, high = interval(values[reached])
+    if not reached.all():
+        return f"{mean:,.0f} ({reached.sum()} of {len(values)})"
+    return f"{mean:,.0f}" + ("" if math.isnan(low) else f" [{low:,.0f}, {high:,.0f}]")
 
 
 def page(data: pd.DataFrame, total: int, command: str) -> str:
-    """The tables of every number of rollouts a step."""
-    parts = [f"`{command}`; seeds {', '.join(map(str, sorted(data['seed'].unique())))}.\n"]
+    """The tables of every number of rollouts a step; of the real trainer, the field's alone."""
+    parts = [f"`{command} --total {total}`; seeds {', '.join(map(str, sorted(data['seed'].unique())))}.\n"]
+    if COSTS[-1] in data:
+        return "\n".join([*parts, table(data, list(VERL_FIELD), total).to_markdown(index=False), ""])
     for n, here in data.groupby("rollouts_a_step", sort=True):
         present = set(here["line"])
         for title, group in lines(int(n)).items():
@@ -215,8 +249,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tables", nargs="+", choices=list(lines(1)), default=list(lines(1)))
     parser.add_argument("--value-model", help="folder; the package's small one if left out")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--verl", action="store_true", help="the field on the real trainer, at 128 rollouts a step")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
+    console, command = Console(), "python -m benchmarks.training.compare_sparse --task TASK --out DIR"
+    if args.verl:
+        data = collect_verl(args.task, args.out, args.seeds, args.total, console)
+        write_text(args.out / "runs.csv", data.to_csv(index=False))
+        write_text(args.out / "page.md", page(data, args.total, f"{command} --verl"))
+        return
     chosen = {(n, name): line for n in args.rollouts for t in args.tables for name, line in lines(n)[t].items()}
     # Every table compares with these two.
     chosen |= {(n, name): lines(n)["field"][name] for n in args.rollouts for name in (REFERENCE, TARGET)}
@@ -225,9 +266,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for seed in args.seeds
         for (_, name), line in chosen.items()
     ]
-    console = Console()
     data = collect(jobs, args.out / "runs.csv", args.processes, console)
-    command = f"python -m benchmarks.training.compare_sparse --task TASK --out DIR --total {args.total}"
     write_text(args.out / "page.md", page(data, args.total, command))
     console.print(f"written: {args.out}/page.md, runs.csv")
 

@@ -20,7 +20,7 @@ import torch
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipes.demo.make import MODULES, RECORD
+from recipes.demo.make import MODULES, RECORD, Settings
 from recipes.demo.policy import sample_responses, success_probabilities
 from recipes.demo.reward import compute_score
 from value_model.conversions import value_of_probability
@@ -66,10 +66,10 @@ class Task:
     """Problems and policy of a folder that :mod:`recipes.demo.make` made."""
 
     def __init__(self, folder: Path):
-        settings = json.loads((folder / RECORD).read_text())["settings"]
-        module, rng = import_module(MODULES[settings["task"]]), np.random.default_rng(settings["seed"])
+        settings = Settings(**json.loads((folder / RECORD).read_text())["settings"])
+        module, rng = import_module(MODULES[settings.task]), np.random.default_rng(settings.seed)
         module.draw_competences(rng)  # drawn before the problems, from the same generator
-        self.train, self.val = module.split_problems(rng, settings["train_size"], settings["val_size"])
+        self.train, self.val = module.split_problems(rng, settings.train_size, settings.val_size)
         self.policy_folder = folder / "policy"
 
 

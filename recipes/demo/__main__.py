@@ -1,4 +1,4 @@
-"""`python -m recipes.demo`: make the task, train on it with V0.5, show what happened."""
+"""`python -m recipes.demo`: make the task, train on it with sparse V0.5, show what happened."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument(
-        "--method", default="v05", help="of run.sh; v05_v0 asks the value model, not the prompts' history"
+        "--method",
+        default="v05_sparse",
+        help="of run.sh; v05_rounds: the paper's, v05_sparse_v0: with the value model",
     )
     args = parser.parse_args()
 

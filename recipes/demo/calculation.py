@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from recipes.demo.reward import CALCULATION, SEPARATOR
-from recipes.demo.task import DIGITS, OPERATIONS, Batch, shuffled, slip
+from recipes.demo.task import DIGITS, OPERATIONS, Batch, draw_digits, shuffled, slip
 
 DATA_SOURCE = CALCULATION
 RESULTS = range(10, 100)  # of every step, so that a response's length depends on its level alone
@@ -106,12 +106,12 @@ class Problem:
         return results
 
 
-def draw_competences(rng: np.random.Generator) -> dict[str, np.ndarray]:
+def draw_competences(rng: np.random.Generator, never: int = 1, always: int = 1) -> dict[str, np.ndarray]:
     """Draw what the policy shall be good at: addition or subtraction, and which last digits, in one order for all.
 
     Returns, by operation, the competence in (0, 1] for each digit, of shape (DIGITS,).
     """
-    even = _LEAST + (1 - _LEAST) * rng.permutation(DIGITS) / (DIGITS - 1)
+    even = _LEAST + (1 - _LEAST) * draw_digits(rng, never, always)
     add, subtract = rng.permutation((_STRONG, _WEAK))
     return {"+": even**add, "-": even**subtract, "*": even**_PRODUCT}
 

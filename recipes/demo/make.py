@@ -48,6 +48,10 @@ class Settings:
     mixed_problems_per_step: int = 32
     mixed_peak_lr: float = 1e-3
     format_version: int = 1
+    # Last digits of the right operand that the policy shall hardly ever and nearly always answer rightly: the more of
+    # them, the fewer prompts have anything to teach.
+    never: int = 1
+    always: int = 1
     start: str | None = None  # folder of a policy to continue from, in the place of the first phase
 
 
@@ -120,7 +124,7 @@ def _build(target: Path, settings: Settings, console: Console) -> None:
     rng = np.random.default_rng(settings.seed)
     logging.disable_progress_bar()
 
-    competences = task.draw_competences(rng)
+    competences = task.draw_competences(rng, settings.never, settings.always)
     train, val = task.split_problems(rng, settings.train_size, settings.val_size)
     write_parquet(train, "train", target / "train.parquet")
     write_parquet(val, "val", target / "val.parquet")
@@ -269,6 +273,8 @@ def main() -> None:
     parser.add_argument("--task", choices=SETTINGS, default=Settings.task)
     parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--train-size", type=int, help="number of training prompts")
+    parser.add_argument("--never", type=int, help="of ten last digits, how many the policy never answers rightly [1]")
+    parser.add_argument("--always", type=int, help="how many it always does [1]")
     parser.add_argument("--start", help="policy folder to continue from, which saves half of the warm-up or more")
     arguments = parser.parse_args()
     given = {name: value for name, value in vars(arguments).items() if name != "out" and value is not None}

@@ -14,6 +14,7 @@ matplotlib.use("Agg")  # before pyplot is imported: the machine may have no disp
 import matplotlib.pyplot as plt
 
 GRPO_GROUP = 16
+LOOKED_AT = "v05/sparse/looked_at"
 
 
 def summary_table(run: Run) -> Table:
@@ -21,25 +22,30 @@ def summary_table(run: Run) -> Table:
     accuracy, prompts = run.accuracy, run.prompts
     rollouts, tokens = int(run.rollouts.iloc[-1]), int(run.tokens.iloc[-1])
     table = Table(title=f"V0.5 on {prompts} prompts in {run.steps} steps", show_header=False)
+    if LOOKED_AT in run.frame:
+        table.add_row("prompts looked at", f"{int(run.frame[LOOKED_AT].sum())}")
     table.add_row("validation accuracy before", f"{accuracy.iloc[0]:.3f}")
     table.add_row("validation accuracy after", f"{accuracy.iloc[-1]:.3f}")
     table.add_row("rollouts spent", f"{rollouts} ({rollouts / prompts:.1f} a prompt)")
     table.add_row("response tokens spent", f"{tokens}")
-    table.add_row(
-        "GRPO-16 on the same prompts", f"{prompts * GRPO_GROUP} rollouts ({prompts * GRPO_GROUP / rollouts:.1f}x)"
-    )
+    grpo = prompts * GRPO_GROUP
+    table.add_row(f"GRPO-{GRPO_GROUP} on the same prompts", f"{grpo} rollouts ({grpo / rollouts:.1f}x)")
     table.add_row("seconds a step", f"{run.frame['timing_s/step'].median():.1f}")
     return table
 
 
 def draw_run(run: Run, path: Path) -> None:
-    """Write a PNG: accuracy, rollouts a prompt, what became of the priors, the baseline's error."""
+    """Write a PNG: accuracy, rollouts a prompt, prompts skipped or priors rejected, belief or baseline."""
     figure, axes = plt.subplots(2, 2, figsize=(11, 7), constrained_layout=True)
     _draw_accuracy(axes[0, 0], run)
     _draw_group_sizes(axes[0, 1], run)
-    _draw_priors(axes[1, 0], run)
-    _draw_baseline_error(axes[1, 1], run)
-    figure.suptitle("V0.5 demo: a prior decides which prompts deserve more rollouts")
+    if LOOKED_AT in run.frame:
+        _draw_skipped(axes[1, 0], run)
+        _draw_belief(axes[1, 1], run)
+    else:
+        _draw_priors(axes[1, 0], run)
+        _draw_baseline_error(axes[1, 1], run)
+    figure.suptitle("V0.5 demo: a belief decides which prompts deserve rollouts")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -68,6 +74,28 @@ def _draw_priors(axis: plt.Axes, run: Run) -> None:
     axis.stackplot(shares.index, shares.to_numpy().T, labels=names, colors=["#4c9f70", "#d1495b", "#cccccc"])
     axis.set(title="What became of the priors", xlabel="step", ylabel="share of prompts", ylim=(0, 1))
     axis.legend(loc="lower left", fontsize=8)
+
+
+def _draw_skipped(axis: plt.Axes, run: Run) -> None:
+    names = {"skipped_solved": "skipped, rather solved", "skipped_hopeless": "skipped, rather hopeless"}
+    shares = run.frame[[f"v05/sparse/{n}" for n in names]].div(run.frame[LOOKED_AT], axis=0).dropna()
+    rolled = 1 - shares.sum(axis=1)
+    axis.stackplot(
+        shares.index,
+        [rolled, *shares.to_numpy().T],
+        labels=["rolled out", *names.values()],
+        colors=["#4c9f70", "#9ecae1", "#d1495b"],
+    )
+    axis.set(title="Prompts looked at", xlabel="step", ylabel="share of prompts", ylim=(0, 1))
+    axis.legend(loc="lower left", fontsize=8)
+
+
+def _draw_belief(axis: plt.Axes, run: Run) -> None:
+    for name, label in (("prior/mean", "believed before the rollouts"), ("fusion/mean_reward", "found")):
+        axis.plot(run.frame[f"v05/{name}"].dropna(), label=label)
+    axis.set(title="Mean reward of the prompts rolled out", xlabel="step", ylabel="reward, -1 to 1", ylim=(-1, 1))
+    axis.legend(loc="lower right", fontsize=8)
+    axis.grid(alpha=0.3)
 
 
 def _draw_baseline_error(axis: plt.Axes, run: Run) -> None:

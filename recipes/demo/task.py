@@ -4,8 +4,9 @@ The warmed-up policy shall know some problems and not others. Each problem has a
 probability it is warmed up to answer rightly; otherwise it makes the problem's slip, one fixed
 wrong answer. The competence depends on the level (an operation with its operands' ranges) and on
 the last digit of the second operand: over the ten digits, a level's competences are evenly spaced
-in [0, 1] and raised to the level's exponent. So the success probability differs from prompt to
-prompt by design, and covers the range from near 0 to near 1 whatever the seed.
+in [0, 1] (unless more digits shall be known never or always) and raised to the level's exponent. So
+the success probability differs from prompt to prompt by design, and covers the range from near 0 to
+near 1 whatever the seed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -137,12 +138,22 @@ def problems_of(level: Level) -> Iterator[Problem]:
                 yield Problem(level.name, prompt, answer, right % DIGITS)
 
 
-def draw_competences(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Draw which last digits the policy shall be good at, one order shared by all levels.
+def draw_digits(rng: np.random.Generator, never: int = 1, always: int = 1) -> np.ndarray:
+    """Draw how well each last digit is known, of shape (DIGITS,): `never` of them 0, `always` 1, the others between.
+
+    The others are evenly spaced. `never` and `always` are at least 1, and at most DIGITS together.
+    """
+    inner = DIGITS - never - always + 2
+    values = np.concatenate([np.zeros(never - 1), np.arange(inner) / (inner - 1), np.ones(always - 1)])
+    return values[rng.permutation(DIGITS)]
+
+
+def draw_competences(rng: np.random.Generator, never: int = 1, always: int = 1) -> dict[str, np.ndarray]:
+    """Draw which last digits the policy shall be good at (`draw_digits`), one order shared by all levels.
 
     Returns, by level name, the competence in [0, 1] for each digit, of shape (DIGITS,).
     """
-    even = rng.permutation(DIGITS) / (DIGITS - 1)
+    even = draw_digits(rng, never, always)
     return {level.name: even**level.exponent for level in LEVELS}
 
 
