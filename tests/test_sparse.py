@@ -199,7 +199,7 @@ async def one_step(it: Allocator, step: int, uids: Sequence[str], reward: float 
     first = {uid: await it.first_rollouts(uid) for uid in uids}
     for uid, count in first.items():
         if count:
-            assert await it.settle(uid, dict.fromkeys(range(count), reward), failed=0) == 0
+            assert await it.settle(uid, dict.fromkeys(range(count), reward), failed=[]) == 0
     return first
 
 
@@ -259,7 +259,7 @@ def test_an_error_in_the_schedule_is_every_waiting_prompts_and_hangs_none() -> N
         await it.open_batch(1, uids, [Query(f"prompt {uid}", "", "s") for uid in uids])
         first = {uid: await it.first_rollouts(uid) for uid in uids}
         it._batch_of["a0"].schedule.demand = None  # calling it is a TypeError
-        waiting = [it.settle(uid, dict.fromkeys(range(first[uid]), 1.0), failed=0) for uid in uids]
+        waiting = [it.settle(uid, dict.fromkeys(range(first[uid]), 1.0), failed=[]) for uid in uids]
         ended = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(error) for error in ended] == [TypeError, TypeError]
 

@@ -73,6 +73,14 @@ class SparseSettings:
 
 
 @dataclass
+class WatchSettings:
+    """How long the run waits for what may never come; after that it ends, by the name of what it waited for."""
+
+    answer_s: float = 300.0  # an actor without a sign of life: the run ends
+    session_s: float = 3600.0  # one rollout with its reward: the session has failed
+
+
+@dataclass
 class V05Settings:
     """The whole group. ``k`` counts rollouts of one prompt in one step."""
 
@@ -97,6 +105,7 @@ class V05Settings:
     prior: PriorSettings = field(default_factory=PriorSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     sparse: SparseSettings = field(default_factory=SparseSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
     allow_missing_state: bool = False  # resume a checkpoint that was written without V0.5
     record_dir: str | None = None  # one parquet a step: every rollout's reward, prior and advantage
     custom: dict[str, Any] = field(default_factory=dict)  # read by classes of your own
@@ -131,7 +140,9 @@ class V05Settings:
         for group in ("support", "sparse"):
             seed = getattr(self, group).seed
             _require(f"{group}.seed", seed, seed >= 0, "at least 0")
-        _require("prior.timeout_s", self.prior.timeout_s, self.prior.timeout_s > 0, "a positive number of seconds")
+        limits = {"prior": ("timeout_s",), "watch": ("answer_s", "session_s")}
+        for key, seconds in ((f"{g}.{n}", getattr(getattr(self, g), n)) for g, names in limits.items() for n in names):
+            _require(key, seconds, seconds > 0, "a positive number of seconds")
         _require("prior.text_key", self.prior.text_key, self.prior.text_key != "", "null or an entry of extra_info")
 
     @property

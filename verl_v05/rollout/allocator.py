@@ -13,8 +13,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from verl_v05.rollout.record import StepRecord
 from verl_v05.settings import V05Settings
 
 logger = logging.getLogger(__name__)
+
+SHOWN_FAILURES = 5
 
 
 class PriorError(RuntimeError):
@@ -87,6 +90,7 @@ class Allocator:
         self._group_of: dict[str, Group] = {}
         self._records: dict[int, StepRecord] = {}
         self._problems: list[str] = []
+        self._failures: list[str] = []  # of the step's sessions, the first ones
         # One thread: predict and update are never concurrent, and a slow provider does not block the event loop.
         self._prior_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prior")
         self._timed_out: Future | None = None
@@ -123,22 +127,46 @@ class Allocator:
 
     async def first_rollouts(self, uid: str) -> int:
         """How many rollouts a prompt starts with, 0 for none in this step; asked for with ``k_init=0`` only."""
-        return await self._batch_of[uid].first_rollouts(uid)
+        with self._noted():
+            return await self._batch_of[uid].first_rollouts(uid)
 
-    async def settle(self, uid: str, rewards: dict[int, float], failed: int, problems: Sequence[str] = ()) -> int:
+    async def alive(self) -> bool:
+        """A sign of life of the event loop that answers the groups, for the watch."""
+        return True
+
+    async def failures(self) -> list[str]:
+        """Why sessions of the step failed, the first few of them."""
+        return self._failures
+
+    async def settle(
+        self, uid: str, rewards: dict[int, float], failed: Sequence[str] = (), problems: Sequence[str] = ()
+    ) -> int:
         """Take the rewards of a group's settled rollouts; answer how many more to start (0 = complete).
 
         Args:
             rewards: session -> outcome reward in [-1, 1].
-            failed: sessions that raised or returned nothing.
+            failed: a line for each session that raised, ran into its limit or returned nothing.
             problems: what was wrong with rewards that could not be used; the step then fails when closed.
         """
         group, batch = self._group_of[uid], self._batch_of[uid]
         group.rewards.update(rewards)
-        group.failed += failed
+        group.failed += len(failed)
+        self._failures.extend(failed[: max(0, SHOWN_FAILURES - len(self._failures))])
         self._problems.extend(problems)
-        await batch.believed()
-        return await batch.settled(group)
+        with self._noted():
+            await batch.believed()
+            return await batch.settled(group)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Keep what a schedule, fusion or allocation raises: the trainer ends the run with it."""
+        try:
+            yield
+        except Exception as error:
+            line = f"the allocator: {type(error).__name__}: {error}"
+            if line not in self._failures:
+                self._failures.insert(0, line)
+            raise
 
     async def close_step(self, step: int) -> StepRecord:
         """Return the step's record and let the support buffer, the prior and the fusion learn from it.
@@ -149,6 +177,7 @@ class Allocator:
         if self._problems:
             shown = "\n  ".join(self._problems[:5])
             raise ValueError(f"{len(self._problems)} outcome reward(s) cannot be used, the first:\n  {shown}")
+        self._failures = []
         record = self._records.pop(step)
         record.prior_failures += self._lost_states
         self._lost_states = 0

@@ -8,17 +8,19 @@ import time
 from dataclasses import asdict
 from typing import Any, ClassVar
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_v05.compat.contract import check_contract
 from verl_v05.estimators.register import check_parameters, estimator_of, using
+from verl_v05.settings import KEY, WatchSettings
 from verl_v05.trainer.checkpoint import ALLOCATOR, COST, ESTIMATOR, FILE, load_state, save_state
 from verl_v05.trainer.cost import Cost, discarded_rollouts
 from verl_v05.trainer.log_parts import move_aside
 from verl_v05.trainer.recorder import check_folder
+from verl_v05.trainer.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,11 @@ class SyncTrainer(PPOTrainerSync):
         self._estimator = estimator_of(self.config.algorithm.adv_estimator)
         self._restore(load_state(self._checkpoint_folder(resumed=True)) if self.global_steps > 0 else {})
         move_aside(self.config)
-        super().fit(agent_loop_manager)
+        with Watch(self.config.trainer.default_local_dir, self._answer_s(), lambda: f"in step {self.global_steps}"):
+            super().fit(agent_loop_manager)
+
+    def _answer_s(self) -> float:
+        return OmegaConf.select(self.config, f"{KEY}.watch.answer_s", default=WatchSettings().answer_s)
 
     def on_step_begin(self) -> None:
         super().on_step_begin()
