@@ -1,4 +1,4 @@
-"""The watch over a run's processes, on a real Ray cluster of a few actors."""
+"""How a run ends that cannot go on: the watch, on a real Ray cluster of a few actors, and the run's last words."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from typing import Any
 
 import pytest
 import ray
+from omegaconf import OmegaConf
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from verl_v05.trainer import watch
+from verl_v05.prior import Query
+from verl_v05.rollout.allocator import Allocator
+from verl_v05.settings import V05Settings
+from verl_v05.trainer import v05, watch
+from verl_v05.trainer.base import MOST_REFILLS, RefillError, SyncTrainer
 from verl_v05.trainer.watch import LAST_WORDS, RunLostError, Watch
 
 pytestmark = pytest.mark.usefixtures("small_cluster")
@@ -96,3 +102,39 @@ def test_an_end_that_was_asked_for_ends_nothing(workers: list[Any], tmp_path: Pa
         ray.get(run, timeout=4)
     assert not (tmp_path / LAST_WORDS).exists()
     ray.kill(runner)
+
+
+def refilling_trainer(kind: type[SyncTrainer], monkeypatch: pytest.MonkeyPatch) -> SyncTrainer:
+    monkeypatch.setattr(PPOTrainerSync, "_add_prompts_to_generate", lambda self, n: n)
+    monkeypatch.setattr(PPOTrainerSync, "on_step_begin", lambda self: None)
+    made = object.__new__(kind)
+    made.global_steps, made.config = 3, OmegaConf.create({"data": {"train_batch_size": 8}})
+    return made
+
+
+def test_a_step_does_not_replace_failed_prompts_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = refilling_trainer(SyncTrainer, monkeypatch)
+    for _ in range(2):  # every step anew
+        trainer.on_step_begin()
+        assert [trainer._add_prompts_to_generate(8) for _ in range(MOST_REFILLS)] == [8] * MOST_REFILLS
+        with pytest.raises(RefillError, match=r"step 3 has replaced 80 .*, 10 times data.train_batch_size"):
+            trainer._add_prompts_to_generate(1)
+
+
+def test_the_first_failed_session_is_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    allocator = ray.remote(Allocator).options(num_cpus=0).remote(V05Settings())
+    ray.get(allocator.open_batch.remote(3, ["a"], [Query("1+1", "1+1", "math")]))
+    lines = [f"session {i} of prompt a (data source 'math'): ValueError: no unit" for i in range(4)]
+    assert ray.get(allocator.settle.remote("a", {}, lines)) == 0
+
+    def fit(self: Any, manager: Any) -> None:
+        raise RuntimeError("Sync replay buffer selected terminal groups with no materializable trajectories.")
+
+    monkeypatch.setattr(SyncTrainer, "fit", fit)
+    trainer: Any = refilling_trainer(v05.V05Trainer, monkeypatch)
+    trainer._policy_placement_groups, trainer.settings = list, V05Settings()
+    with pytest.raises(
+        RunLostError, match=r"(?s)step 3 ended .* failed sessions, the first:.*session 0 of prompt a .*no unit"
+    ):
+        trainer.fit(type("Manager", (), {"allocator": allocator}))
+    ray.kill(allocator)

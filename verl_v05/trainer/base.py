@@ -24,6 +24,12 @@ from verl_v05.trainer.watch import Watch
 
 logger = logging.getLogger(__name__)
 
+MOST_REFILLS = 10  # batches' worth of prompts that a step may ask for beyond its own, as in DAPO's reference code
+
+
+class RefillError(RuntimeError):
+    """A step has replaced so many prompts that more of them would not help."""
+
 
 class SyncTrainer(PPOTrainerSync):
     """``PPOTrainerSync`` that can be registered under a name of its own.
@@ -55,6 +61,17 @@ class SyncTrainer(PPOTrainerSync):
     def on_step_begin(self) -> None:
         super().on_step_begin()
         self._step_began = time.monotonic()
+        self._refilled = 0
+
+    def _add_prompts_to_generate(self, num_prompts: int) -> int:
+        # verl asks for as many prompts as have failed, without an end where all of them do.
+        self._refilled += num_prompts
+        if self._refilled > MOST_REFILLS * self.config.data.train_batch_size:
+            raise RefillError(
+                f"step {self.global_steps} has replaced {self._refilled - num_prompts} failed or filtered prompts, "
+                f"{MOST_REFILLS} times data.train_batch_size, and is still short of a batch"
+            )
+        return super()._add_prompts_to_generate(num_prompts)
 
     def _spend(self, rollouts: int, response_tokens: float, metrics: dict[str, Any]) -> None:
         """Count a step's rollouts, and those that were filtered out, which are taken to be as long as the others."""
