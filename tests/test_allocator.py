@@ -196,6 +196,25 @@ def test_a_prior_that_hangs_is_missing_until_it_answers_and_blocks_nothing(gate:
     assert recovered.column("prior").tolist() == [-1, -1] and recovered.column("k").tolist() == [16, 16]
 
 
+def test_a_step_waits_for_priors_no_longer_than_a_share_of_the_step_before(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verl_v05.rollout.allocator.LEAST_TIMEOUT_S", 0.3)
+
+    def answer(queries: Any, context: Any, step: int) -> np.ndarray:
+        # The first step has none before it, so its patience is timeout_s.
+        gate.wait({1: 1.0, 2: 15.0}[step])
+        return np.zeros(len(queries))
+
+    async def scenario() -> list[StepRecord]:
+        allocator = scripted(answer, timeout_s=20.0)
+        return [await step(allocator, number, always_right("ab")) for number in (1, 2)]
+
+    patient, hung = run(scenario())
+    assert patient.prior_failures == 0 and patient.prior_wait_s > 0.9
+    assert np.isnan(hung.column("prior")).all() and 0.4 < hung.prior_latency_s < 5
+
+
 @pytest.mark.parametrize(
     "error", [StopIteration, concurrent.futures.CancelledError, asyncio.CancelledError, SystemExit]
 )

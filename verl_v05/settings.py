@@ -49,6 +49,8 @@ class PriorSettings:
     provider: str = "history"  # "history", "v0", "http", "none" or the path of a verl_v05.prior.Prior subclass
     kwargs: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the provider
     timeout_s: float = 600.0  # after this long the batch's priors count as missing
+    # Or after this share of what the step before took, if that is less, and more than ten seconds.
+    timeout_share: float = 0.5
     # Entry of a row's extra_info that a value model reads: the problem alone. Null, or without it, the user's turns.
     text_key: str | None = "problem"
 
@@ -143,6 +145,7 @@ class V05Settings:
         limits = {"prior": ("timeout_s",), "watch": ("answer_s", "session_s")}
         for key, seconds in ((f"{g}.{n}", getattr(getattr(self, g), n)) for g, names in limits.items() for n in names):
             _require(key, seconds, seconds > 0, "a positive number of seconds")
+        _require("prior.timeout_share", self.prior.timeout_share, self.prior.timeout_share > 0, "positive")
         _require("prior.text_key", self.prior.text_key, self.prior.text_key != "", "null or an entry of extra_info")
 
     @property

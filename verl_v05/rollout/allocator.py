@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from verl_v05.settings import V05Settings
 logger = logging.getLogger(__name__)
 
 SHOWN_FAILURES = 5
+LEAST_TIMEOUT_S = 10.0  # of a batch's priors, however short the steps are
 
 
 class PriorError(RuntimeError):
@@ -94,6 +96,8 @@ class Allocator:
         # One thread: predict and update are never concurrent, and a slow provider does not block the event loop.
         self._prior_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prior")
         self._timed_out: Future | None = None
+        self._opened_at: dict[int, float] = {}
+        self._step_s = math.inf  # from a step's opening to its close, of the last one
         self._lost_states = 0  # checkpoints without the prior's state, counted in the next step
         self._metric_names: list[str] = []
 
@@ -118,6 +122,7 @@ class Allocator:
         k_init = self.settings.k_init
         groups = [Group(uid, query, spent=k_init, first=k_init) for uid, query in zip(uids, queries, strict=True)]
         record = self._records.setdefault(step, StepRecord(step))
+        self._opened_at.setdefault(step, time.monotonic())
         context = self.support.sample(step, len(record.groups))
         record.groups.extend(groups)
         task = asyncio.create_task(self._ask_prior(groups, context, record))
@@ -179,6 +184,7 @@ class Allocator:
             raise ValueError(f"{len(self._problems)} outcome reward(s) cannot be used, the first:\n  {shown}")
         self._failures = []
         record = self._records.pop(step)
+        self._step_s = time.monotonic() - self._opened_at.pop(step)
         record.prior_failures += self._lost_states
         self._lost_states = 0
         for group in record.groups:
@@ -245,7 +251,8 @@ class Allocator:
         asked_at = time.monotonic()
         queries = [g.query for g in groups]
         try:
-            probability = await self._in_prior_thread(self.prior.predict, queries, context, record.step)
+            predict = partial(self.prior.predict, queries, context, record.step)
+            probability = await self._in_prior_thread(predict, timeout_s=self._patience_s())
             probability = np.asarray(probability, dtype=np.float64)
             if probability.shape != (len(groups),):
                 raise ValueError(f"prior answered shape {probability.shape} to {len(groups)} prompts")
@@ -273,14 +280,19 @@ class Allocator:
         self._metric_names = list(metrics)
         return metrics
 
-    async def _in_prior_thread(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call the provider; PriorError if it raises anything, TimeoutError if it takes too long."""
+    def _patience_s(self) -> float:
+        share = self.settings.prior.timeout_share * self._step_s
+        return min(self.settings.prior.timeout_s, max(LEAST_TIMEOUT_S, share))
+
+    async def _in_prior_thread(self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None) -> Any:
+        """Call the provider; PriorError if it raises anything, TimeoutError after ``timeout_s`` [prior.timeout_s]."""
         if self._timed_out is not None and not self._timed_out.done():
             raise PriorError("the prior is still busy with a call that timed out")
         call = self._prior_thread.submit(_caught, function, *args)
         try:
             # Shielded: a thread cannot be cancelled, only be left to finish.
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(call)), self.settings.prior.timeout_s)
+            limit = self.settings.prior.timeout_s if timeout_s is None else timeout_s
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(call)), limit)
         except TimeoutError:
             self._timed_out = call
             raise
