@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
-from scipy.special import betaln
 
 from value_model.conversions import success_of_reward
 from verl_v05.fusion import Array, Belief, FusionMethod, as_float64, posterior_variance, squared_bias
@@ -38,8 +37,7 @@ ALLOCATIONS = Registry(
         "headroom": "verl_v05.allocation.HeadroomAllocation",
     },
 )
-TRIES = 32
-SURE = 1e-6
+TRIES = 32  # of `headroom`: a prompt that is solved less often than once in as many counts for less and less
 Gain = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (indices of prompts, rollouts before it) -> worth of one more
 
 
@@ -256,27 +254,20 @@ class ProductAllocation(PosteriorRule):
 
 
 class HeadroomAllocation(PosteriorRule):
-    """``headroom``: the success still to be won, E[(1 - p) (1 - (1 - p)^N)], shared among the prompt's rollouts.
+    """``headroom``: the success still to be won, of what a few tries would find, shared among the prompt's rollouts.
 
-    What is solved has none. What N more rollouts would not solve once has nothing to learn from, and loses its share
-    as the belief becomes sure of that; until then a hard prompt counts for more than one that is solved half the time.
+    Hard prompts count for more than those that are solved half the time: what is solved has nothing left to win, and
+    what is hopeless nothing to learn from.
     """
 
     def worth(self, posterior: Posterior) -> Demand:
-        return _shared(headroom(posterior.mean, posterior.n), posterior.k, self.cost)
+        return _shared(headroom(posterior.mean), posterior.k, self.cost)
 
 
-def headroom(mean: np.ndarray, n: np.ndarray, tries: int = TRIES) -> np.ndarray:
-    """E[(1 - p) (1 - (1 - p)^tries)] of p ~ Beta(n q, n (1 - q)), in [0, 1]; NaN where the belief is.
-
-    Args:
-        mean: believed mean reward 2 q - 1, (G,), in [-1, 1].
-        n: strength of the belief, (G,), > 0.
-        tries: rollouts within which a prompt that can be solved should be.
-    """
-    q = np.clip(success_of_reward(mean), SURE, 1 - SURE)  # Beta's parameters are above 0
-    a, b = n * q, n * (1 - q)
-    return 1 - q - np.exp(betaln(a, b + tries + 1) - betaln(a, b))
+def headroom(mean: np.ndarray, tries: int = TRIES) -> np.ndarray:
+    """(1 - q) (1 - (1 - q)^tries), in [0, 1], of the believed mean rewards 2 q - 1; NaN where those are."""
+    failure = 1 - success_of_reward(mean)
+    return failure * (1 - failure**tries)
 
 
 def _shared(worth: np.ndarray, k: np.ndarray, cost: float) -> Demand:
