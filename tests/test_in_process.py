@@ -58,6 +58,12 @@ def test_the_filter_replaces_groups_of_equal_rewards_and_counts_them(small_task:
     np.testing.assert_allclose(np.abs(batch.advantage), np.sqrt(3) / 2, rtol=1e-5)
 
 
+def test_a_wrong_label_is_never_rewarded(folder: Path) -> None:
+    task = Task(folder, wrong_labels=0.25)
+    rewarded = [task.score(problem, problem.response) for problem in task.train]
+    assert rewarded == [0.0] * 16 + [1.0] * 48 and task.score(task.val[0], task.val[0].response) == 1
+
+
 def test_what_an_accuracy_cost_is_interpolated() -> None:
     curve = pd.DataFrame({"rollouts": [0, 100, 200], "accuracy": [0.4, 0.6, 0.5], "tokens": [0, 1000, 3000]})
     assert rollouts_until(curve, 0.5) == pytest.approx(50)

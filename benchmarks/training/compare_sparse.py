@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -132,22 +132,34 @@ def lines(rollouts: int) -> dict[str, dict[str, Line]]:
     }
 
 
-def train(job: tuple[Path, str, Line, int, int, str | None]) -> list[dict[str, Any]]:
+class Job(NamedTuple):
+    """One run."""
+
+    task: Path
+    name: str
+    line: Line
+    seed: int
+    total: int
+    value_model: str | None
+    wrong_labels: float = 0.0
+
+
+def train(job: Job) -> list[dict[str, Any]]:
     """One run; a row for each time that it was measured."""
-    folder, name, line, seed, total, value_model = job
-    steps = total // line.rollouts
-    run = Run(Task(folder), line, seed, value_model)
+    name, line, seed = job.name, job.line, job.seed
+    steps = job.total // line.rollouts
+    run = Run(Task(job.task, job.wrong_labels), line, seed, job.value_model)
     return [
         {"line": name, "rollouts_a_step": line.rollouts, "seed": seed, **measured._asdict()}
         for measured in run.train(steps, every=max(1, steps // 6))
     ]
 
 
-def collect(jobs: Sequence[tuple], path: Path, processes: int, console: Console) -> pd.DataFrame:
+def collect(jobs: Sequence[Job], path: Path, processes: int, console: Console) -> pd.DataFrame:
     """All rows; runs that are in the file already are not repeated."""
     done = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["line", "rollouts_a_step", "seed"])
     finished = set(done[["line", "rollouts_a_step", "seed"]].itertuples(index=False, name=None))
-    left = [job for job in jobs if (job[1], job[2].rollouts, job[3]) not in finished]
+    left = [job for job in jobs if (job.name, job.line.rollouts, job.seed) not in finished]
     # Spawned: a forked torch may hang. One thread a process is fastest at this size.
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -257,6 +269,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--total", type=int, default=2304, help="rollouts of a run")
     parser.add_argument("--tables", nargs="+", choices=list(lines(1)), default=list(lines(1)))
     parser.add_argument("--value-model", help="folder; the package's small one if left out")
+    parser.add_argument("--wrong-labels", type=float, default=0.0, help="share of the training prompts with one")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--verl", action="store_true", help="the field on the real trainer, at 128 rollouts a step")
     args = parser.parse_args(argv)
@@ -271,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Every table compares with these two.
     chosen |= {(n, name): lines(n)["field"][name] for n in args.rollouts for name in (REFERENCE, TARGET)}
     jobs = [
-        (args.task, name, line, seed, args.total, args.value_model)
+        Job(args.task, name, line, seed, args.total, args.value_model, args.wrong_labels)
         for seed in args.seeds
         for (_, name), line in chosen.items()
     ]

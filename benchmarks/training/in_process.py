@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from recipes.demo.make import MODULES, RECORD, Settings
 from recipes.demo.policy import sample_responses, success_probabilities
 from recipes.demo.reward import compute_score
+from recipes.demo.task import TaskProblem
 from value_model.conversions import value_of_probability
 from value_model.model import ValueModel
 from verl_v05.method import Method
@@ -63,14 +64,25 @@ class Measured(NamedTuple):
 
 
 class Task:
-    """Problems and policy of a folder that :mod:`recipes.demo.make` made."""
+    """Problems and policy of a folder that :mod:`recipes.demo.make` made.
 
-    def __init__(self, folder: Path):
+    Args:
+        folder: where it is.
+        wrong_labels: share of the training prompts whose answer is replaced by one that nothing is rewarded for.
+    """
+
+    def __init__(self, folder: Path, wrong_labels: float = 0.0):
         settings = Settings(**json.loads((folder / RECORD).read_text())["settings"])
         module, rng = import_module(MODULES[settings.task]), np.random.default_rng(settings.seed)
         module.draw_competences(rng)  # drawn before the problems, from the same generator
         self.train, self.val = module.split_problems(rng, settings.train_size, settings.val_size)
+        self._wrong = {p.prompt for p in self.train[: round(wrong_labels * len(self.train))]}  # their order is random
         self.policy_folder = folder / "policy"
+
+    def score(self, problem: TaskProblem, response: str) -> float:
+        """1 for the right answer, 0 for another one and for a prompt whose label is wrong."""
+        right = compute_score(problem.data_source, response, str(problem.answer))["score"]
+        return 0.0 if problem.prompt in self._wrong else right
 
 
 class Policy:
@@ -209,8 +221,7 @@ class Run:
         """A response of each problem and its score, 0 or 1."""
         responses = self.policy.sample([p.prompt for p in problems])
         texts = self.policy.tokenizer.batch_decode(responses, skip_special_tokens=True)
-        scored = (compute_score(p.data_source, t, str(p.answer)) for p, t in zip(problems, texts, strict=True))
-        return responses, np.array([found["score"] for found in scored])
+        return responses, np.array([self.task.score(p, t) for p, t in zip(problems, texts, strict=True)])
 
     def _grpo(self) -> Batch:
         """Normalised by the group's mean and standard deviation; groups without a spread count as 0."""
