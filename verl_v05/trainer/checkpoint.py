@@ -102,6 +102,8 @@ def check_parts(folder: str | os.PathLike, parts: dict[str, Any], names: Iterabl
         part = parts.get(name, {})
         if not isinstance(part, Mapping):
             raise ValueError(f"{path} is damaged: {name} is no object; resume from an earlier checkpoint")
+        if name == COST and (odd := [key for key, value in part.items() if not isinstance(value, (int, float))]):
+            raise ValueError(f"{path} is damaged: {name}.{odd[0]} is no number; resume from an earlier checkpoint")
         if missing := [key for key in KEYS[name] if name in parts and key not in part]:
             raise ValueError(f"{path} is damaged: {name}.{missing[0]} is missing; resume from an earlier checkpoint")
 
@@ -119,6 +121,20 @@ def allocator_state(folder: str | os.PathLike, parts: dict[str, Any], allow_miss
             "algorithm.v05.allow_missing_state=true"
         )
     return parts.get(ALLOCATOR)
+
+
+@contextmanager
+def naming_state_file(folder: str | os.PathLike, *errors: type[Exception]) -> Iterator[None]:
+    """Name the file where the block, which restores a part of it, cannot read what is in that part.
+
+    Raises:
+        ValueError: in the place of ``errors``, and of those of what is not there or of another type.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, *errors) as error:
+        path, reason = Path(folder) / FILE, getattr(error, "cause", error)  # without Ray's traceback around it
+        raise ValueError(f"{path} cannot be restored: {reason!r}; resume from an earlier checkpoint") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
