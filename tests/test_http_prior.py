@@ -8,11 +8,13 @@ import hashlib
 import ipaddress
 import math
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,8 +28,8 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
-from value_model.serving.http import create_app, main  # noqa: E402
-from value_model.serving.http_settings import ServerSettings, read_token  # noqa: E402
+from value_model.serving.http import connection_limits, create_app, main  # noqa: E402
+from value_model.serving.http_settings import LIMITS, ServerSettings, read_token  # noqa: E402
 from verl_v05.prior import Outcome, Query  # noqa: E402
 from verl_v05.prior import http as prior_http  # noqa: E402
 from verl_v05.prior.http import HttpPrior, HttpPriorError  # noqa: E402
@@ -95,7 +97,9 @@ def serving(app: Any, port: int = 0, **kwargs: Any) -> Iterator[str]:
 
 
 def served(model: Any = None, port: int = 0, **limits: Any) -> AbstractContextManager[str]:
-    return serving(create_app(HashModel() if model is None else model, ServerSettings(**limits)), port)
+    settings = ServerSettings(**limits)
+    app = create_app(HashModel() if model is None else model, settings)
+    return serving(app, port, **connection_limits(settings))
 
 
 def answering(status: int, body: bytes, counted: list[int] | None = None, **headers: str) -> Any:
@@ -577,6 +581,103 @@ def test_a_batch_of_many_requests_ends_at_its_deadline(no_backoff: None) -> None
         assert time.monotonic() - started < 2
 
 
+# Clients that send half a request
+
+HALVES = [b"", b"POST", b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"]
+
+
+@contextmanager
+def half_open(url: str, count: int) -> Iterator[list[socket.socket]]:
+    """Connections that send nothing, half a header, or half a body."""
+    with ExitStack() as stack:
+        connections = []
+        for number in range(count):
+            connections.append(stack.enter_context(socket.create_connection(("127.0.0.1", httpx.URL(url).port), 10)))
+            with suppress(OSError):  # one that was closed to make room
+                connections[-1].sendall(HALVES[number % len(HALVES)])
+        yield connections
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        while connection.recv(1000):
+            pass  # the refusal of a request without a token
+        return True
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def test_clients_are_answered_beside_220_connections_without_a_whole_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_V05_PRIOR_TOKEN", TOKEN)
+    with served(token=TOKEN, max_connections=100) as url, half_open(url, 220) as connections:
+        for _ in range(5):
+            started = time.monotonic()
+            assert ask(url, "x").tolist() == expected("x")
+            assert time.monotonic() - started < 2
+        for connection in connections:
+            connection.settimeout(0.01)
+        closed = [is_closed(connection) for connection in connections]
+        headers = [is_shut for number, is_shut in enumerate(closed) if number % len(HALVES) < 2]
+        assert 80 <= headers.count(False) <= 100 and not any(headers[-50:])  # older ones are closed
+        assert all(closed[2 :: len(HALVES)])  # a body without a token is refused at once
+
+
+def test_files_run_out_for_nobody_however_many_connect() -> None:
+    """A process of its own that may open 200 files; without limits it can accept no client any more."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))\n"
+        "from tests.test_http_prior import *\n"
+        "with served() as url: print(url, flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    server = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1], **pipes)
+    assert server.stdin is not None and server.stdout is not None
+    try:
+        url = server.stdout.readline().strip()
+        with half_open(url, 220):
+            started = time.monotonic()
+            assert ask(url, "x", timeout_s=10).tolist() == expected("x")
+            assert time.monotonic() - started < 2
+    finally:
+        server.stdin.close()
+        server.wait(20)
+
+
+def test_a_request_that_does_not_arrive_is_given_up_in_time_however_it_drips() -> None:
+    go = threading.Event()
+    with served(HashModel(lambda prompts: go.wait(20)), request_timeout_s=1) as url, ThreadPoolExecutor(1) as pool:
+        slow_answer = pool.submit(ask, url, "x")  # a request that is whole may take its time
+        with half_open(url, 6) as connections:
+            started = time.monotonic()
+            for connection in connections:
+                connection.settimeout(0.01)
+            left = list(connections)
+            while left:
+                for connection in left:
+                    with suppress(OSError):
+                        connection.sendall(b"x")
+                left = [connection for connection in left if not is_closed(connection)]
+                time.sleep(0.05)
+                assert time.monotonic() - started < 5
+            assert time.monotonic() - started > 0.8
+        go.set()
+        assert slow_answer.result(20).tolist() == expected("x")
+
+
+def test_more_requests_at_a_time_than_connections_are_refused_not_closed() -> None:
+    go = threading.Event()
+    with served(HashModel(lambda prompts: go.wait(20)), max_connections=3) as url, ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(ask, url, str(i)) for i in range(3)]
+        wait_until(lambda: len([w for w in waiting if w.running()]) == 3)
+        time.sleep(0.3)
+        with pytest.raises(HttpPriorError, match="answered 503"):
+            ask(url, "x")
+        go.set()
+        assert [w.result(20).tolist() for w in waiting] == [expected(str(i)) for i in range(3)]
+
+
 # Errors the prior reports
 
 
@@ -688,7 +789,7 @@ def test_open_hosts_are_refused_without_a_token(host: str) -> None:
     assert TOKEN not in repr(ServerSettings(host=host, token=TOKEN))
 
 
-@pytest.mark.parametrize("name", ["max_body_bytes", "max_prompts", "max_context", "max_prompt_chars", "retry_after_s"])
+@pytest.mark.parametrize("name", [name for name in LIMITS if name != "max_waiting"])
 def test_impossible_limits_of_the_server_are_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}=0 is not allowed: it must be at least 1"):
         replace(ServerSettings(), **{name: 0})
