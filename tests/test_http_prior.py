@@ -619,9 +619,7 @@ def test_clients_are_answered_beside_220_connections_without_a_whole_request(mon
         for connection in connections:
             connection.settimeout(0.01)
         closed = [is_closed(connection) for connection in connections]
-        headers = [is_shut for number, is_shut in enumerate(closed) if number % len(HALVES) < 2]
-        assert 50 <= headers.count(False) <= 100 and not any(headers[-50:])  # older ones are closed
-        assert all(closed[2 :: len(HALVES)])  # a body without a token is refused at once
+        assert closed.count(False) <= 100 and all(closed[:60]) and not any(closed[-20:])  # the newest are left
 
 
 def test_files_run_out_for_nobody_however_many_connect() -> None:
