@@ -9,20 +9,30 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
+from benchmarks.bench.samples import Sample, SampleStore
 from value_model.files import LOCK, DiskFullError, FolderInUseError, lock_folder, read_json, replaced, write_json
 from value_model.model import ValueModel
+from value_model.train import train
+from value_model.training.log import metrics_log
+from value_model.training.settings import load_settings
+from verl_v05.trainer.base import SyncTrainer
 from verl_v05.trainer.checkpoint import load_state, save_state, torn_folder_removed
 
 pytest_plugins = ("tests.tiny_value_model",)
 
 ROOT = Path(__file__).parents[1]
+SETTINGS = load_settings(ROOT / "recipes" / "value_model" / "small.yaml", ["data.paths=[nowhere]"])
 SAVES = """
 import sys
 from value_model.files import write_json
@@ -87,6 +97,17 @@ def test_a_second_process_in_a_folder_is_refused_with_the_first_ones_number(tmp_
     lock_folder(tmp_path / "run" / ".." / "run")  # and one's own can be taken again
     second = python(HOLD, str(tmp_path / "run"))
     assert second.wait() == 1 and f"process {os.getpid()} " in (tmp_path / "run" / LOCK).read_text()
+
+
+def test_a_second_training_of_a_value_model_into_a_folder_is_refused(tmp_path: Path) -> None:
+    first = python(HOLD, str(tmp_path))
+    try:
+        assert first.stdout is not None and first.stdout.readline() == "locked\n"
+        with pytest.raises(FolderInUseError, match=f"process {first.pid} "):
+            train(replace(SETTINGS, out=str(tmp_path)))
+    finally:
+        first.kill()
+        first.wait()
 
 
 def test_a_lock_is_not_inherited_by_what_its_process_started(tmp_path: Path) -> None:
@@ -160,6 +181,39 @@ def test_a_checkpoint_on_a_full_disk_is_removed_and_earlier_steps_stay_whole(ful
     with pytest.raises(DiskFullError, match=f"'{folder}/v05_state.json'"), torn_folder_removed(folder):
         save_state(folder, state)
     assert not folder.exists()
+
+
+def test_the_trainer_removes_a_checkpoint_that_fills_the_disk(full_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """verl's part is written by workers, whose errors arrive as text."""
+
+    def save(trainer: PPOTrainerSync) -> None:
+        folder = full_disk / "global_step_2" / "actor"
+        folder.mkdir()
+        try:
+            torch.save({"a": torch.zeros(2**17)}, folder / "model.pt")
+        except (OSError, RuntimeError) as error:
+            raise RuntimeError(f"ray::save_checkpoint() ... {error}") from None
+
+    monkeypatch.setattr(PPOTrainerSync, "_save_checkpoint", save)
+    monkeypatch.setattr(SyncTrainer, "_state_parts", lambda self: {"cost": {}})
+    trainer = SyncTrainer.__new__(SyncTrainer)
+    trainer.config = OmegaConf.create({"trainer": {"default_local_dir": str(full_disk), "resume_mode": "auto"}})
+    trainer.global_steps = 2
+    with pytest.raises(DiskFullError, match="the disk is full.*global_step_2'"):
+        trainer._save_checkpoint()
+    assert os.listdir(full_disk) == []
+
+
+def test_logs_that_fill_the_disk_are_named(full_disk: Path) -> None:
+    with pytest.raises(DiskFullError, match="metrics.jsonl'"):
+        with metrics_log(replace(SETTINGS, out=str(full_disk)), 0) as write:
+            for step in range(2000):
+                write({"step": step, "filling": "x" * 1000})
+    (full_disk / "metrics.jsonl").unlink()
+    sample = Sample("amc23", "1", 0, 1, 1.0, 1, 1, "stop", "1", "1", True, None, "x" * 1000)
+    with pytest.raises(DiskFullError, match="amc23.jsonl'"), closing(SampleStore(full_disk, {})) as store:
+        for _ in range(2000):
+            store.append(sample)
 
 
 def test_a_value_model_on_a_full_disk_leaves_the_old_one(

@@ -17,6 +17,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 # Far above any use; beyond them building the model alone would take minutes or the memory of the machine.
 MOST = {"queries": 4096, "dim": 1024, "heads": 1024, "layers": 64, "bottleneck": 4096}
 MOST_FEATURES = 65536
+MOST_ESTIMATORS = 1024
 
 
 class ConfigError(ValueError):
@@ -91,7 +92,7 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         check = field_check(self, "head.", ConfigError)
-        check("estimators", self.estimators >= 1, "at least 1")
+        check("estimators", 1 <= self.estimators <= MOST_ESTIMATORS, f"at least 1 and at most {MOST_ESTIMATORS}")
         check("softmax_temperature", 0 < self.softmax_temperature < inf, "positive")
         check("query_batch", self.query_batch >= 1, "at least 1")
 

@@ -192,8 +192,8 @@ def require_tokenizer(model: Path) -> None:
     """Raise BenchError if no tokenizer was saved with a model; transformers would make up one without a vocabulary."""
     if not any((model / name).is_file() for name in TOKENIZER_FILES):
         raise BenchError(
-            f"{model}: there is no tokenizer in the folder (none of {', '.join(TOKENIZER_FILES)}); copy the tokenizer's "
-            "files from the model that it was trained from"
+            f"{model}: there is no tokenizer in the folder (none of {', '.join(TOKENIZER_FILES)}); copy the "
+            "tokenizer's files from the model that it was trained from"
         )
 
 
