@@ -130,9 +130,10 @@ def naming_state_file(folder: str | os.PathLike, *errors: type[Exception]) -> It
     Raises:
         ValueError: in the place of ``errors``, and of those of what is not there or of another type.
     """
+    unreadable: tuple[type[Exception], ...] = (LookupError, TypeError, AttributeError, *errors)
     try:
         yield
-    except (LookupError, TypeError, AttributeError, *errors) as error:
+    except unreadable as error:
         path, reason = Path(folder) / FILE, getattr(error, "cause", error)  # without Ray's traceback around it
         raise ValueError(f"{path} cannot be restored: {reason!r}; resume from an earlier checkpoint") from error
 
