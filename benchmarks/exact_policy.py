@@ -148,6 +148,16 @@ def sample_batch(policy: SoftmaxPolicy, k: int, draws: int, rng: np.random.Gener
     return np.stack([g.responses for g in groups], axis=1), np.stack([g.rewards for g in groups], axis=1)
 
 
+def sample_responses(policy: SoftmaxPolicy, prompts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One response of each prompt in the list, which may name one more than once, (n,).
+
+    Args:
+        prompts: indices, (n,).
+    """
+    edges = policy.probabilities.cumsum(axis=1)[prompts, :-1]  # the last is 1 but for rounding
+    return (rng.random(len(prompts))[:, None] > edges).sum(axis=1)
+
+
 def group_estimates(policy: SoftmaxPolicy, prompt: int, groups: Groups, advantage: AdvantageFunction) -> np.ndarray:
     """ghat = (1/k) sum_i A_i grad log pi(o_i | x) of each group, (draws, d)."""
     weights = advantage(groups.rewards, groups.responses)

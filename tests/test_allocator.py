@@ -76,7 +76,7 @@ async def finish(allocator: Allocator, uid: str, rewards: Sequence[float]) -> in
     while extra:
         sessions = range(played, played + extra)
         played += extra
-        extra = await allocator.settle(uid, {s: rewards[s] for s in sessions}, failed=0)
+        extra = await allocator.settle(uid, {s: rewards[s] for s in sessions}, failed=[])
     return played
 
 
@@ -110,7 +110,7 @@ def test_prior_is_computed_while_the_first_rollouts_run(gate: threading.Event) -
         await allocator.open_batch(1, ["a"], queries(["a"]))  # returns although the prior is not there yet
         while not allocator.prior.contexts:  # asked before anything was scored
             await asyncio.sleep(0.01)
-        settle = asyncio.create_task(allocator.settle("a", dict.fromkeys(range(4), 1.0), 0))
+        settle = asyncio.create_task(allocator.settle("a", dict.fromkeys(range(4), 1.0)))
         await asyncio.sleep(0.05)
         assert not settle.done()
         gate.set()
@@ -130,7 +130,7 @@ def test_a_prior_that_is_ready_first_adds_nothing_to_the_critical_path() -> None
         allocator = scripted(answer)
         await allocator.open_batch(1, ["a"], queries(["a"]))
         await asyncio.sleep(0.4)
-        await allocator.settle("a", dict.fromkeys(range(4), 1.0), 0)
+        await allocator.settle("a", dict.fromkeys(range(4), 1.0))
         return await allocator.close_step(1)
 
     record = run(scenario())
@@ -194,6 +194,25 @@ def test_a_prior_that_hangs_is_missing_until_it_answers_and_blocks_nothing(gate:
         assert np.isnan(record.column("prior")).all() and record.prior_failures == 2
     assert recovered.prior_failures == 0
     assert recovered.column("prior").tolist() == [-1, -1] and recovered.column("k").tolist() == [16, 16]
+
+
+def test_a_step_waits_for_priors_no_longer_than_a_share_of_the_step_before(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verl_v05.rollout.allocator.LEAST_TIMEOUT_S", 0.3)
+
+    def answer(queries: Any, context: Any, step: int) -> np.ndarray:
+        # The first step has none before it, so its patience is timeout_s.
+        gate.wait({1: 1.0, 2: 15.0}[step])
+        return np.zeros(len(queries))
+
+    async def scenario() -> list[StepRecord]:
+        allocator = scripted(answer, timeout_s=20.0)
+        return [await step(allocator, number, always_right("ab")) for number in (1, 2)]
+
+    patient, hung = run(scenario())
+    assert patient.prior_failures == 0 and patient.prior_wait_s > 0.9
+    assert np.isnan(hung.column("prior")).all() and 0.4 < hung.prior_latency_s < 5
 
 
 @pytest.mark.parametrize(
@@ -260,8 +279,8 @@ def test_problems_stop_the_step_and_name_the_prompt() -> None:
         allocator = scripted(always(0.9))
         await allocator.open_batch(1, ["a", "b"], queries(["a", "b"]))
         problem = "prompt a (data source 'math'): acc=nan is outside"
-        assert await allocator.settle("a", {0: 1.0}, 0, [problem]) == 0
-        await allocator.settle("b", dict.fromkeys(range(4), 1.0), 0)
+        assert await allocator.settle("a", {0: 1.0}, [], [problem]) == 0
+        await allocator.settle("b", dict.fromkeys(range(4), 1.0))
         with pytest.raises(ValueError, match=r"1 outcome reward\(s\) cannot be used.*\n  prompt a .*'math'.*acc=nan"):
             await allocator.close_step(1)
         assert len(allocator.support) == 0 and not allocator.prior.learned
@@ -273,7 +292,7 @@ def test_many_problems_are_counted_and_the_first_shown() -> None:
     async def scenario() -> None:
         allocator = scripted(always(0.9))
         await allocator.open_batch(1, ["a"], queries(["a"]))
-        await allocator.settle("a", {}, 0, [f"prompt a: problem {i}" for i in range(400)])
+        await allocator.settle("a", {}, [], [f"prompt a: problem {i}" for i in range(400)])
         with pytest.raises(ValueError, match="400 outcome") as caught:
             await allocator.close_step(1)
         assert "problem 0" in str(caught.value) and len(str(caught.value)) < 500
@@ -319,7 +338,7 @@ def test_failed_groups_are_released_and_teach_nothing() -> None:
     async def scenario() -> None:
         allocator = scripted(always(0.9))
         await allocator.open_batch(1, ["dead", "a"], queries(["dead", "a"]))
-        assert await allocator.settle("dead", {}, failed=4) == 0
+        assert await allocator.settle("dead", {}, failed=["it raised"] * 4) == 0
         await finish(allocator, "a", [1.0] * 16)
         record = await allocator.close_step(1)
         assert [(g.k, g.failed) for g in record.groups] == [(0, 4), (4, 0)]
@@ -426,10 +445,10 @@ def test_a_round_is_decided_only_when_its_last_group_has_settled() -> None:
         allocator = scripted(always(0.0), schedule="rounds", halt_share=0.0, pad_multiple=1)
         await allocator.open_batch(1, list("abc"), queries("abc"))
         rewards = dict.fromkeys(range(4), 1.0)
-        early = [asyncio.create_task(allocator.settle(uid, rewards, 0)) for uid in "ab"]
+        early = [asyncio.create_task(allocator.settle(uid, rewards)) for uid in "ab"]
         await asyncio.sleep(0.02)
         assert not any(task.done() for task in early)
-        assert await allocator.settle("c", rewards, 0) == 2
+        assert await allocator.settle("c", rewards) == 2
         assert await asyncio.gather(*early) == [2, 2]
 
     run(scenario())
@@ -567,7 +586,7 @@ def test_a_step_in_which_everything_failed_teaches_the_calibration_nothing() -> 
     async def scenario() -> None:
         allocator = bayes(always(0.5))
         await allocator.open_batch(1, ["a"], queries(["a"]))
-        assert await allocator.settle("a", {}, failed=4) == 0
+        assert await allocator.settle("a", {}, failed=["it raised"] * 4) == 0
         record = await allocator.close_step(1)
         assert allocator.method.fusion.calibration.steps == 0 and record.fusion_metrics["failed_fits"] == 0
 

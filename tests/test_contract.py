@@ -1,6 +1,7 @@
 """The plugin and the verl it is installed beside."""
 
 import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -73,6 +74,15 @@ def test_a_plugin_that_cannot_load_says_so_although_verl_hides_it(tmp_path: Path
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     found = subprocess.run([sys.executable, "-c", "import verl"], env=env, capture_output=True, text=True)
     assert "verl-v05: the plugin cannot be loaded: ModuleNotFoundError" in found.stderr
+
+
+def test_a_run_that_a_shell_put_into_the_background_still_heeds_its_engine() -> None:
+    def as_a_shell_does() -> None:
+        signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+
+    code = "import signal, verl; print(signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL)"
+    found = subprocess.run([sys.executable, "-c", code], preexec_fn=as_a_shell_does, capture_output=True, text=True)
+    assert found.stdout.split()[-1] == "True"
 
 
 def test_a_trainer_that_cannot_load_on_another_verl_names_the_version(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, chi2
 
 from benchmarks.estimators import __main__ as bench
 from benchmarks.estimators import advantage_gradients as gradient
 from benchmarks.estimators import allocations as rules
-from benchmarks.estimators import catalogue, estimators_page
+from benchmarks.estimators import catalogue, estimators_page, selection_page
+from benchmarks.estimators import selection_gradients as selection
 from benchmarks.estimators.baselines import BAYES, EMPIRICAL_BAYES, GROUP_MEAN
 from benchmarks.estimators.error_simulation import run
 from benchmarks.estimators.populations import (
@@ -290,3 +291,55 @@ def test_the_page_can_be_made_from_a_tiny_run(tmp_path: Path, monkeypatch: pytes
     }
     cells = pd.read_csv(tmp_path / "cells.csv")
     assert (cells["mse"] > cells["bayes"] * 0.999).all()
+
+
+@pytest.fixture(scope="module")
+def setting() -> selection.Setting:
+    return selection.make_setting("extreme", seed=0)
+
+
+def chance_of(error: np.ndarray) -> float:
+    """The sum of squared standard scores of a mean error that should be 0, (steps, d), over its 99.9 % quantile."""
+    scores = error.mean(axis=0) / (error.std(axis=0, ddof=1) / np.sqrt(len(error)))
+    return float((scores**2).sum() / chi2.ppf(0.999, len(scores)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        replace(selection.ALONE, sigma_floor=1.0),
+        replace(selection.SPARSE, explore=1.0, sigma_floor=1.0),
+        replace(selection.SPARSE, prior=selection.EXACT, weights=True, sigma_floor=1.0),
+    ],
+    ids=["one rollout each", "drawn, all alike", "drawn by belief, weighted"],
+)
+def test_one_rollout_each_all_alike_and_importance_weights_estimate_the_plain_gradient(
+    setting: selection.Setting, line: selection.Line
+) -> None:
+    assert chance_of(selection.draw(setting, line, 2000, seed=3).estimates - setting.policy.gradient) < 1
+
+
+def test_a_selection_by_belief_ascends_its_own_objective_and_not_the_plain_one(setting: selection.Setting) -> None:
+    found = selection.draw(setting, replace(selection.SPARSE, prior=selection.EXACT), 2000, seed=3)
+    scale = found.estimates.mean(axis=0) @ setting.policy.gradient / (setting.policy.gradient @ setting.policy.gradient)
+    assert chance_of(found.estimates - found.own) < 1 < chance_of(found.estimates / scale - setting.policy.gradient)
+
+
+def test_every_line_of_the_selection_spends_the_same_rollouts(setting: selection.Setting) -> None:
+    rng = np.random.default_rng(0)
+    for line in selection.LINES:
+        counts = selection.selected(line, setting.known[line.prior], 3, rng)[1]
+        assert (counts.sum(axis=1) == selection.BUDGET).all()
+
+
+def test_the_bias_of_a_direction_is_measured_without_its_noise() -> None:
+    gradient, noise = np.array([2.0, 0.0, 0.0]), np.random.default_rng(0).normal(size=(400, 3))
+    assert abs(selection.bias_sq(gradient + noise, gradient)) < 0.01
+    turned = np.array([2.0, 1.0, 0.0])
+    assert selection.bias_sq(turned + noise, gradient) == pytest.approx(0.25, abs=0.1)
+
+
+def test_the_page_of_selections_can_be_made_from_a_tiny_run(tmp_path: Path) -> None:
+    selection_page.main(["--out", str(tmp_path), "--steps", "20", "--seeds", "2"])
+    assert "nan" not in (tmp_path / "selection.md").read_text().lower()
+    assert len(pd.read_csv(tmp_path / "selection.csv")) == 2 * 2 * len(selection.LINES)

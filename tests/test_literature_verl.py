@@ -1,6 +1,7 @@
 """The related work's estimators as verl finds and calls them, and HA-DW's anchor in a checkpoint."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -155,6 +156,7 @@ def trainer(folder: Path, adv_estimator: str, step: int, monkeypatch: pytest.Mon
     """A trainer that neither trains nor writes weights."""
     monkeypatch.setattr(PPOTrainerSync, "fit", lambda *_: None)
     monkeypatch.setattr(PPOTrainerSync, "_save_checkpoint", lambda *_: None)
+    monkeypatch.setattr("verl_v05.trainer.base.Watch", lambda *_: nullcontext())
     made = object.__new__(SyncTrainer)
     made.global_steps, made._step_began = step, 0.0
     made.config = OmegaConf.create(

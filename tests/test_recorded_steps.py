@@ -69,7 +69,7 @@ async def play_step(allocator: Allocator, settings: V05Settings, step: int) -> d
             failed = int(i == 3 and 0 in sessions)  # the first rollout of prompt 3 fails in every step
             rewards = {n: 2.0 * draws[i][n] - 1 for n in sessions if not (failed and n == 0)}
             scored += list(rewards)
-            extra = await allocator.settle(uids[i], rewards, failed)
+            extra = await allocator.settle(uids[i], rewards, ["it raised"] * failed)
         return scored
 
     if settings.schedule == "rounds":  # the others decide group by group: one after the other, for a fixed order

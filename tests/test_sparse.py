@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.test_settings import composed
+from verl_v05.allocation import TRIES, headroom
 from verl_v05.fusion import Belief
 from verl_v05.fusion.empirical_bayes import EmpiricalBayesFusion
 from verl_v05.method import Method
@@ -177,7 +178,15 @@ def test_outcome_variance_is_the_expected_variance_of_a_reward_under_the_belief(
     assert gain(np.array([0]), np.array([0]))[0] == pytest.approx((4 * p * (1 - p)).mean(), abs=2e-3)
 
 
-@pytest.mark.parametrize("rule", ["outcome_variance", "product"])
+def test_headroom_prefers_hard_prompts_to_open_solved_and_hopeless_ones() -> None:
+    q = np.array([0.0, 0.001, 0.1, 0.5, 0.99, 1.0])
+    hopeless, unlikely, hard, open_, nearly, solved = headroom(2 * q - 1)
+    assert hard > open_ > unlikely > nearly > solved == hopeless == 0
+    assert hard == pytest.approx(0.9 * (1 - 0.9**TRIES))  # what 32 tries would not find is not counted
+    assert np.isnan(headroom(np.array([np.nan]))).all()
+
+
+@pytest.mark.parametrize("rule", ["outcome_variance", "product", "headroom"])
 def test_the_target_is_where_the_gain_falls_below_the_cost(rule: str) -> None:
     method = Method.from_settings(settings(allocation=rule, cost=0.01))
     belief = Belief(np.array([0.2]), np.array([3.0]))
@@ -199,7 +208,7 @@ async def one_step(it: Allocator, step: int, uids: Sequence[str], reward: float 
     first = {uid: await it.first_rollouts(uid) for uid in uids}
     for uid, count in first.items():
         if count:
-            assert await it.settle(uid, dict.fromkeys(range(count), reward), failed=0) == 0
+            assert await it.settle(uid, dict.fromkeys(range(count), reward), failed=[]) == 0
     return first
 
 
@@ -259,7 +268,7 @@ def test_an_error_in_the_schedule_is_every_waiting_prompts_and_hangs_none() -> N
         await it.open_batch(1, uids, [Query(f"prompt {uid}", "", "s") for uid in uids])
         first = {uid: await it.first_rollouts(uid) for uid in uids}
         it._batch_of["a0"].schedule.demand = None  # calling it is a TypeError
-        waiting = [it.settle(uid, dict.fromkeys(range(first[uid]), 1.0), failed=0) for uid in uids]
+        waiting = [it.settle(uid, dict.fromkeys(range(first[uid]), 1.0), failed=[]) for uid in uids]
         ended = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(error) for error in ended] == [TypeError, TypeError]
 

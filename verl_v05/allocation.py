@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from value_model.conversions import success_of_reward
 from verl_v05.fusion import Array, Belief, FusionMethod, as_float64, posterior_variance, squared_bias
 from verl_v05.registry import Registry, SettingsError
 
@@ -33,8 +34,10 @@ ALLOCATIONS = Registry(
         "posterior": "verl_v05.allocation.PosteriorAllocation",
         "outcome_variance": "verl_v05.allocation.OutcomeVarianceAllocation",
         "product": "verl_v05.allocation.ProductAllocation",
+        "headroom": "verl_v05.allocation.HeadroomAllocation",
     },
 )
+TRIES = 32  # of `headroom`: a prompt that is solved less often than once in as many counts for less and less
 Gain = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (indices of prompts, rollouts before it) -> worth of one more
 
 
@@ -191,6 +194,15 @@ class OslaAllocation(AllocationRule):
         )
 
 
+class Posterior(NamedTuple):
+    """What is believed of G prompts' mean rewards after k >= 0 rollouts; NaN where nothing is."""
+
+    mean: np.ndarray  # (G,), in [-1, 1]
+    variance: np.ndarray  # (G,)
+    n: np.ndarray  # (G,), k and the strength of the prior
+    k: np.ndarray  # (G,)
+
+
 class PosteriorRule(AllocationRule):
     """A rule that goes by the posterior of each prompt's mean reward."""
 
@@ -198,23 +210,24 @@ class PosteriorRule(AllocationRule):
     plans_budget = True
 
     def demand(self, mean_reward: np.ndarray, k: np.ndarray, belief: Belief, fusion: FusionMethod) -> Demand:
-        known, variance = ~np.isnan(belief.prior), np.full(len(k), np.nan)
+        known, mean, variance = ~np.isnan(belief.prior), np.full(len(k), np.nan), np.full(len(k), np.nan)
         # With nothing scored the posterior is the prior, whatever the mean: one rollout that agrees with it leaves it.
         seen = np.where(k > 0, mean_reward, belief.prior)
         of_known = Belief(belief.prior[known], belief.strength[known])
-        baseline = fusion.fuse(seen[known], np.maximum(k, 1)[known], of_known).baseline
-        variance[known] = posterior_variance(baseline, k[known], of_known.strength)
-        return self.worth(variance, k + belief.strength, k)
+        mean[known] = fusion.fuse(seen[known], np.maximum(k, 1)[known], of_known).baseline
+        variance[known] = posterior_variance(mean[known], k[known], of_known.strength)
+        return self.worth(Posterior(mean, variance, k + belief.strength, k))
 
     @abstractmethod
-    def worth(self, variance: np.ndarray, n: np.ndarray, k: np.ndarray) -> Demand:
-        """By the posterior variance, n = k + m and the k rollouts so far, all (G,); NaN where nothing is believed."""
+    def worth(self, posterior: Posterior) -> Demand:
+        """What further rollouts are worth."""
 
 
 class PosteriorAllocation(PosteriorRule):
     """``posterior``: as long as the next rollout is expected to lower the posterior variance by the cost."""
 
-    def worth(self, variance: np.ndarray, n: np.ndarray, k: np.ndarray) -> Demand:
+    def worth(self, posterior: Posterior) -> Demand:
+        _, variance, n, k = posterior
         return Demand(
             posterior_target(variance, n, k, self.cost),
             lambda prompt, before: posterior_gain(variance[prompt], n[prompt], before),
@@ -228,15 +241,33 @@ class OutcomeVarianceAllocation(PosteriorRule):
     rollout of the same prompt counts for 1/j of it.
     """
 
-    def worth(self, variance: np.ndarray, n: np.ndarray, k: np.ndarray) -> Demand:
-        return _shared(variance * n, k, self.cost)
+    def worth(self, posterior: Posterior) -> Demand:
+        return _shared(posterior.variance * posterior.n, posterior.k, self.cost)
 
 
 class ProductAllocation(PosteriorRule):
     """``product``: of ``outcome_variance`` and the drop in posterior variance: a rollout teaches the belief as well."""
 
-    def worth(self, variance: np.ndarray, n: np.ndarray, k: np.ndarray) -> Demand:
+    def worth(self, posterior: Posterior) -> Demand:
+        _, variance, n, k = posterior
         return _shared(variance * n * variance / (n + 1), k, self.cost)
+
+
+class HeadroomAllocation(PosteriorRule):
+    """``headroom``: the success still to be won, of what a few tries would find, shared among the prompt's rollouts.
+
+    Hard prompts count for more than those that are solved half the time: what is solved has nothing left to win, and
+    what is hopeless nothing to learn from.
+    """
+
+    def worth(self, posterior: Posterior) -> Demand:
+        return _shared(headroom(posterior.mean), posterior.k, self.cost)
+
+
+def headroom(mean: np.ndarray, tries: int = TRIES) -> np.ndarray:
+    """(1 - q) (1 - (1 - q)^tries), in [0, 1], of the believed mean rewards 2 q - 1; NaN where those are."""
+    failure = 1 - success_of_reward(mean)
+    return failure * (1 - failure**tries)
 
 
 def _shared(worth: np.ndarray, k: np.ndarray, cost: float) -> Demand:

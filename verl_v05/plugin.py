@@ -8,7 +8,9 @@ when verl's are, the CPU engines when its engines are, outside verl's reach, whe
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -67,9 +69,19 @@ class RegisterWithVerl(MetaPathFinder):
 def register() -> None:
     """Idempotent."""
     import_module("verl_v05.platform.cpu")
+    _restore_quit()
     OmegaConf.register_new_resolver("verl_v05_plugin", _answer, replace=True)
     if not any(isinstance(finder, RegisterWithVerl) for finder in sys.meta_path):
         sys.meta_path.insert(0, RegisterWithVerl())
+
+
+def _restore_quit() -> None:
+    """sglang's processes end their server by SIGQUIT, which a shell lets what it starts in the background ignore.
+
+    Every process of a run inherits that, and an engine without its scheduler would then wait for ever.
+    """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def platform() -> str:

@@ -49,6 +49,8 @@ class PriorSettings:
     provider: str = "history"  # "history", "v0", "http", "none" or the path of a verl_v05.prior.Prior subclass
     kwargs: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the provider
     timeout_s: float = 600.0  # after this long the batch's priors count as missing
+    # Or after this share of what the step before took, if that is less, and more than ten seconds.
+    timeout_share: float = 0.5
     # Entry of a row's extra_info that a value model reads: the problem alone. Null, or without it, the user's turns.
     text_key: str | None = "problem"
 
@@ -70,6 +72,14 @@ class SparseSettings:
     reserve: float = 0.0  # share held back until the first outcomes are in
     importance_weights: bool = False  # divide by what a prompt expected, which makes all prompts count the same again
     seed: int = 0
+
+
+@dataclass
+class WatchSettings:
+    """How long the run waits for what may never come; after that it ends, by the name of what it waited for."""
+
+    answer_s: float = 300.0  # an actor without a sign of life: the run ends
+    session_s: float = 3600.0  # one rollout with its reward: the session has failed
 
 
 @dataclass
@@ -97,6 +107,7 @@ class V05Settings:
     prior: PriorSettings = field(default_factory=PriorSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     sparse: SparseSettings = field(default_factory=SparseSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
     allow_missing_state: bool = False  # resume a checkpoint that was written without V0.5
     record_dir: str | None = None  # one parquet a step: every rollout's reward, prior and advantage
     custom: dict[str, Any] = field(default_factory=dict)  # read by classes of your own
@@ -131,7 +142,10 @@ class V05Settings:
         for group in ("support", "sparse"):
             seed = getattr(self, group).seed
             _require(f"{group}.seed", seed, seed >= 0, "at least 0")
-        _require("prior.timeout_s", self.prior.timeout_s, self.prior.timeout_s > 0, "a positive number of seconds")
+        limits = {"prior": ("timeout_s",), "watch": ("answer_s", "session_s")}
+        for key, seconds in ((f"{g}.{n}", getattr(getattr(self, g), n)) for g, names in limits.items() for n in names):
+            _require(key, seconds, seconds > 0, "a positive number of seconds")
+        _require("prior.timeout_share", self.prior.timeout_share, self.prior.timeout_share > 0, "positive")
         _require("prior.text_key", self.prior.text_key, self.prior.text_key != "", "null or an entry of extra_info")
 
     @property

@@ -124,7 +124,7 @@ def run(
     rows = []
     for k in sizes:
         for prior, predicted in _predictions(policy, seed).items():
-            known = _known(policy, predicted, k, seed)
+            known = knowledge(policy, predicted, k, seed)
             for name, method in methods.items():
                 if method.uses_prior or prior == GOOD:  # without a prior once is enough
                     prior_name = prior if method.uses_prior else UNUSED
@@ -140,17 +140,24 @@ def _predictions(policy: SoftmaxPolicy, seed: int) -> dict[str, np.ndarray]:
     return {GOOD: expit(logit(rate) + noise), USELESS: np.full_like(rate, rate.mean())}
 
 
-def _known(policy: SoftmaxPolicy, predicted: np.ndarray, k: int, seed: int) -> Knowledge:
-    """The calibration is fitted to steps of ``k`` rollouts of this policy."""
-    rng, nothing, sizes = np.random.default_rng([seed, 1]), np.zeros(FIT_PROMPTS), np.full(FIT_PROMPTS, k)
+def knowledge(
+    policy: SoftmaxPolicy, predicted: np.ndarray, k: int, seed: int, earlier: np.ndarray | None = None
+) -> Knowledge:
+    """Of each prompt of the policy; the calibration is fitted to steps of ``k`` rollouts of this policy.
+
+    Args:
+        predicted: success probabilities, NaN where missing, (P,).
+        earlier: successes and failures of rollouts before these steps, (2, P); default: there were none.
+    """
+    rng, sizes = np.random.default_rng([seed, 1]), np.full(FIT_PROMPTS, k)
+    evidence = Evidence(predicted, *(np.zeros((2, len(predicted))) if earlier is None else earlier))
     calibration = Calibration.start()
     for _ in range(FIT_BATCHES):
         prompts = rng.integers(len(predicted), size=FIT_PROMPTS)
         successes = rng.binomial(k, policy.success_rate[prompts]).astype(float)
-        calibration = calibration.fit(Evidence(predicted[prompts], nothing, nothing), successes, sizes)
-    none = np.zeros(len(predicted))
+        calibration = calibration.fit(evidence.of(prompts), successes, sizes)
     greedy = policy.rewards[np.arange(len(predicted)), policy.probabilities.argmax(axis=1)]
-    belief = calibration.belief(Evidence(predicted, none, none))
+    belief = calibration.belief(evidence)
     return Knowledge(
         value_of_probability(predicted), belief, greedy, policy.true_mean, float(policy.success_rate.mean())
     )

@@ -189,9 +189,14 @@ def difference(values: Sequence[float]) -> str:
 
 
 def table(data: pd.DataFrame, names: Sequence[str], total: int) -> pd.DataFrame:
-    """One row a line: accuracy at thirds of the rollouts, its paired difference to sparse, cost until GRPO-16's end."""
+    """One row a line: accuracy at thirds of the rollouts, its paired difference to sparse, cost until GRPO-16's end.
+
+    Over the seeds that all of the lines have.
+    """
     curves = {key: curve.sort_values("rollouts") for key, curve in data.groupby(["line", "seed"])}
-    seeds = sorted(data["seed"].unique())
+    # A run that was interrupted has lines without some of the seeds.
+    needed = {REFERENCE, TARGET, *names}
+    seeds = [s for s in sorted(data["seed"].unique()) if all((name, s) in curves for name in needed)]
     end = float(np.mean([curves[TARGET, s]["accuracy"].iloc[-1] for s in seeds]))
     rows = []
     for name in names:

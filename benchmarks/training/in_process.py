@@ -214,18 +214,18 @@ class Run:
 
     def _grpo(self) -> Batch:
         """Normalised by the group's mean and standard deviation; groups without a spread count as 0."""
-        size, wanted, kept, spent = self.line.group, self.line.rollouts // self.line.group, [], 0
+        size, wanted, drawn, spent = self.line.group, self.line.rollouts // self.line.group, [], 0
         for _ in range(MOST_REFILLS if self.line.filtered else 1):
             problems = [p for p in self._next(wanted) for _ in range(size)]
             responses, scores = self._roll(problems)
             spent += len(problems)
             for start in range(0, len(problems), size):
                 group = slice(start, start + size)
-                if not self.line.filtered or scores[group].std() > 0:
-                    kept.append((problems[group], responses[group], scores[group]))
+                drawn.append((problems[group], responses[group], scores[group]))
+            kept = [group for group in drawn if not self.line.filtered or group[2].std() > 0]
             if len(kept) >= wanted:
                 break
-        kept = kept[:wanted]
+        kept = kept[:wanted] or drawn[:wanted]  # without a group that teaches the step changes nothing
         scores = np.stack([s for _, _, s in kept])
         spread = scores.std(axis=1, ddof=1, keepdims=True)
         advantage = (scores - scores.mean(axis=1, keepdims=True)) / (spread + 1e-6)

@@ -6,6 +6,7 @@ _MANAGER = "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopManagerTQ"
 
 SIGNATURES = {
     f"{_TRAINER}.fit": "(self, agent_loop_manager)",
+    f"{_TRAINER}._add_prompts_to_generate": "(self, num_prompts)",
     f"{_TRAINER}._load_checkpoint": "(self)",
     f"{_TRAINER}._save_checkpoint": "(self)",
     f"{_TRAINER}._compute_advantage": "(self, batch, metrics)",

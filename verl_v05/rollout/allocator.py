@@ -13,8 +13,10 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,9 @@ from verl_v05.rollout.record import StepRecord
 from verl_v05.settings import V05Settings
 
 logger = logging.getLogger(__name__)
+
+SHOWN_FAILURES = 5
+LEAST_TIMEOUT_S = 10.0  # of a batch's priors, however short the steps are
 
 
 class PriorError(RuntimeError):
@@ -87,9 +92,12 @@ class Allocator:
         self._group_of: dict[str, Group] = {}
         self._records: dict[int, StepRecord] = {}
         self._problems: list[str] = []
+        self._failures: list[str] = []  # of the step's sessions, the first ones
         # One thread: predict and update are never concurrent, and a slow provider does not block the event loop.
         self._prior_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prior")
         self._timed_out: Future | None = None
+        self._opened_at: dict[int, float] = {}
+        self._step_s = math.inf  # from a step's opening to its close, of the last one
         self._lost_states = 0  # checkpoints without the prior's state, counted in the next step
         self._metric_names: list[str] = []
 
@@ -114,6 +122,7 @@ class Allocator:
         k_init = self.settings.k_init
         groups = [Group(uid, query, spent=k_init, first=k_init) for uid, query in zip(uids, queries, strict=True)]
         record = self._records.setdefault(step, StepRecord(step))
+        self._opened_at.setdefault(step, time.monotonic())
         context = self.support.sample(step, len(record.groups))
         record.groups.extend(groups)
         task = asyncio.create_task(self._ask_prior(groups, context, record))
@@ -123,22 +132,46 @@ class Allocator:
 
     async def first_rollouts(self, uid: str) -> int:
         """How many rollouts a prompt starts with, 0 for none in this step; asked for with ``k_init=0`` only."""
-        return await self._batch_of[uid].first_rollouts(uid)
+        with self._noted():
+            return await self._batch_of[uid].first_rollouts(uid)
 
-    async def settle(self, uid: str, rewards: dict[int, float], failed: int, problems: Sequence[str] = ()) -> int:
+    async def alive(self) -> bool:
+        """A sign of life of the event loop that answers the groups, for the watch."""
+        return True
+
+    async def failures(self) -> list[str]:
+        """Why sessions of the step failed, the first few of them."""
+        return self._failures
+
+    async def settle(
+        self, uid: str, rewards: dict[int, float], failed: Sequence[str] = (), problems: Sequence[str] = ()
+    ) -> int:
         """Take the rewards of a group's settled rollouts; answer how many more to start (0 = complete).
 
         Args:
             rewards: session -> outcome reward in [-1, 1].
-            failed: sessions that raised or returned nothing.
+            failed: a line for each session that raised, ran into its limit or returned nothing.
             problems: what was wrong with rewards that could not be used; the step then fails when closed.
         """
         group, batch = self._group_of[uid], self._batch_of[uid]
         group.rewards.update(rewards)
-        group.failed += failed
+        group.failed += len(failed)
+        self._failures.extend(failed[: max(0, SHOWN_FAILURES - len(self._failures))])
         self._problems.extend(problems)
-        await batch.believed()
-        return await batch.settled(group)
+        with self._noted():
+            await batch.believed()
+            return await batch.settled(group)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Keep what a schedule, fusion or allocation raises: the trainer ends the run with it."""
+        try:
+            yield
+        except Exception as error:
+            line = f"the allocator: {type(error).__name__}: {error}"
+            if line not in self._failures:
+                self._failures.insert(0, line)
+            raise
 
     async def close_step(self, step: int) -> StepRecord:
         """Return the step's record and let the support buffer, the prior and the fusion learn from it.
@@ -149,7 +182,9 @@ class Allocator:
         if self._problems:
             shown = "\n  ".join(self._problems[:5])
             raise ValueError(f"{len(self._problems)} outcome reward(s) cannot be used, the first:\n  {shown}")
+        self._failures = []
         record = self._records.pop(step)
+        self._step_s = time.monotonic() - self._opened_at.pop(step)
         record.prior_failures += self._lost_states
         self._lost_states = 0
         for group in record.groups:
@@ -216,7 +251,8 @@ class Allocator:
         asked_at = time.monotonic()
         queries = [g.query for g in groups]
         try:
-            probability = await self._in_prior_thread(self.prior.predict, queries, context, record.step)
+            predict = partial(self.prior.predict, queries, context, record.step)
+            probability = await self._in_prior_thread(predict, timeout_s=self._patience_s())
             probability = np.asarray(probability, dtype=np.float64)
             if probability.shape != (len(groups),):
                 raise ValueError(f"prior answered shape {probability.shape} to {len(groups)} prompts")
@@ -244,14 +280,19 @@ class Allocator:
         self._metric_names = list(metrics)
         return metrics
 
-    async def _in_prior_thread(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call the provider; PriorError if it raises anything, TimeoutError if it takes too long."""
+    def _patience_s(self) -> float:
+        share = self.settings.prior.timeout_share * self._step_s
+        return min(self.settings.prior.timeout_s, max(LEAST_TIMEOUT_S, share))
+
+    async def _in_prior_thread(self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None) -> Any:
+        """Call the provider; PriorError if it raises anything, TimeoutError after ``timeout_s`` [prior.timeout_s]."""
         if self._timed_out is not None and not self._timed_out.done():
             raise PriorError("the prior is still busy with a call that timed out")
         call = self._prior_thread.submit(_caught, function, *args)
         try:
             # Shielded: a thread cannot be cancelled, only be left to finish.
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(call)), self.settings.prior.timeout_s)
+            limit = self.settings.prior.timeout_s if timeout_s is None else timeout_s
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(call)), limit)
         except TimeoutError:
             self._timed_out = call
             raise

@@ -35,7 +35,7 @@ class Sparse(Schedule):
                 "allocation",
                 name,
                 allocation.plans_budget,
-                "one that compares prompts (outcome_variance, posterior, product) with schedule=sparse",
+                "one that compares prompts (headroom, outcome_variance, posterior, product) with schedule=sparse",
             ),
             (
                 "sparse.importance_weights",

@@ -39,6 +39,10 @@ class V05AgentLoopWorker(_VerlWorker):
         self.settings = load_settings(self.config)
         self.allocator: Any = None  # handle of the actor, from attach()
 
+    async def alive(self) -> bool:
+        """A sign of life of the event loop that runs the sessions, for the watch."""
+        return True
+
     def attach(self, allocator: ray.actor.ActorHandle) -> str:
         """Give the worker the run's allocator; returns the identity of the code it runs."""
         self.allocator = allocator
@@ -63,7 +67,7 @@ class V05AgentLoopWorker(_VerlWorker):
                 rewards, problems, errors = await self._run_sessions(
                     sessions, prompt, sampling_params, trajectory, trace
                 )
-                failed += errors
+                failed += len(errors)
                 first += extra
                 extra = await self.allocator.settle.remote(uid, rewards, errors, problems)
         except Exception:
@@ -75,24 +79,28 @@ class V05AgentLoopWorker(_VerlWorker):
 
     async def _run_sessions(
         self, sessions: range, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool
-    ) -> tuple[dict[int, float], list[str], int]:
-        """Run sessions to the end; returns (session -> outcome reward, unusable rewards, failed sessions)."""
-        results = await asyncio.gather(
-            *(
-                self._run_agent_loop(sampling_params, trajectory=trajectory, trace=trace, session_id=s, **prompt)
-                for s in sessions
-            ),
-            return_exceptions=True,
+    ) -> tuple[dict[int, float], list[str], list[str]]:
+        """Run sessions to the end; returns (session -> outcome reward, unusable rewards, why sessions failed)."""
+        limit = self.settings.watch.session_s
+        loops = (
+            self._run_agent_loop(sampling_params, trajectory=trajectory, trace=trace, session_id=s, **prompt)
+            for s in sessions
         )
-        rewards, problems, failed = {}, [], 0
+        # A session that is cancelled stores nothing: what it had is left out like that of one that raised.
+        results = await asyncio.gather(*(asyncio.wait_for(loop, limit) for loop in loops), return_exceptions=True)
+        rewards, problems, failed = {}, [], []
+        where = f"prompt {prompt['uid']} (data source {prompt.get('data_source')!r})"
         for session, result in zip(sessions, results, strict=True):
             if isinstance(result, OutcomeError):
-                problems.append(f"prompt {prompt['uid']} (data source {prompt.get('data_source')!r}): {result}")
+                problems.append(f"{where}: {result}")
+            elif isinstance(result, TimeoutError):
+                failed.append(f"session {session} of {where}: no answer in {limit:g} s (algorithm.v05.watch.session_s)")
+                logger.error(failed[-1])
             elif isinstance(result, BaseException):
-                logger.error("session %d of prompt %s failed", session, prompt["uid"], exc_info=result)
-                failed += 1
+                failed.append(f"session {session} of {where}: {_last_line(result)}")
+                logger.error("session %d of %s failed", session, where, exc_info=result)
             elif result is None:
-                failed += 1
+                failed.append(f"session {session} of {where}: the agent loop returned nothing")
             else:
                 rewards[session] = result
         return rewards, problems, failed
@@ -106,3 +114,9 @@ class V05AgentLoopWorker(_VerlWorker):
         info = outputs[-1].extra_fields.get("reward_extra_info", {})
         shaping_reward(info, self.settings.outcome)  # raises now, with the prompt's name, rather than in the trainer
         return outcome_reward(info, self.settings.outcome)
+
+
+def _last_line(error: BaseException) -> str:
+    """What was raised, without the traceback that Ray puts into the message of an error of another process."""
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1] if str(cause).strip() else ''}"

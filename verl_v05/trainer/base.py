@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict
 from typing import Any, ClassVar
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
@@ -16,12 +16,20 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl_v05.compat.contract import check_contract
 from verl_v05.estimators.register import check_parameters, estimator_of, using
 from verl_v05.run_folder import check_run_folder
+from verl_v05.settings import KEY, WatchSettings
 from verl_v05.trainer.checkpoint import ALLOCATOR, COST, ESTIMATOR, FILE, load_state, save_state, torn_folder_removed
 from verl_v05.trainer.cost import Cost, discarded_rollouts
 from verl_v05.trainer.log_parts import move_aside
 from verl_v05.trainer.recorder import check_folder
+from verl_v05.trainer.watch import Watch
 
 logger = logging.getLogger(__name__)
+
+MOST_REFILLS = 10  # batches' worth of prompts that a step may ask for beyond its own, as in DAPO's reference code
+
+
+class RefillError(RuntimeError):
+    """A step has replaced so many prompts that more of them would not help."""
 
 
 class SyncTrainer(PPOTrainerSync):
@@ -46,11 +54,26 @@ class SyncTrainer(PPOTrainerSync):
         self._estimator = estimator_of(self.config.algorithm.adv_estimator)
         self._restore(load_state(self._checkpoint_folder(resumed=True)) if self.global_steps > 0 else {})
         move_aside(self.config)
-        super().fit(agent_loop_manager)
+        with Watch(self.config.trainer.default_local_dir, self._answer_s(), lambda: f"in step {self.global_steps}"):
+            super().fit(agent_loop_manager)
+
+    def _answer_s(self) -> float:
+        return OmegaConf.select(self.config, f"{KEY}.watch.answer_s", default=WatchSettings().answer_s)
 
     def on_step_begin(self) -> None:
         super().on_step_begin()
         self._step_began = time.monotonic()
+        self._refilled = 0
+
+    def _add_prompts_to_generate(self, num_prompts: int) -> int:
+        # verl asks for as many prompts as have failed, without an end where all of them do.
+        self._refilled += num_prompts
+        if self._refilled > MOST_REFILLS * self.config.data.train_batch_size:
+            raise RefillError(
+                f"step {self.global_steps} has replaced {self._refilled - num_prompts} failed or filtered prompts, "
+                f"{MOST_REFILLS} times data.train_batch_size, and is still short of a batch"
+            )
+        return super()._add_prompts_to_generate(num_prompts)
 
     def _spend(self, rollouts: int, response_tokens: float, metrics: dict[str, Any]) -> None:
         """Count a step's rollouts, and those that were filtered out, which are taken to be as long as the others."""

@@ -36,8 +36,10 @@ from verl_v05.trainer.base import SyncTrainer
 from verl_v05.trainer.checkpoint import ALLOCATOR, allocator_state, naming_state_file
 from verl_v05.trainer.metrics import step_metrics
 from verl_v05.trainer.recorder import write_outcomes, write_step
+from verl_v05.trainer.watch import RunLostError
 
 NAME = "v05"
+ANSWER_S = 10.0  # for what is asked when the run is over anyway
 
 
 @register_trainer(NAME)
@@ -56,8 +58,25 @@ class V05Trainer(SyncTrainer):
         """Start the allocator's prior, train, and end it."""
         self._allocator: Any = agent_loop_manager.allocator  # type: ignore[attr-defined]  # check_run: it is ours
         ray.get(self._allocator.start.remote(self._policy_placement_groups()))
-        super().fit(agent_loop_manager)
-        ray.get(self._allocator.close.remote())
+        try:
+            super().fit(agent_loop_manager)
+        except RunLostError:
+            raise
+        except Exception as error:
+            # verl's own words for a step whose sessions all failed do not say why they did.
+            if failures := self._session_failures():
+                raise RunLostError(
+                    f"step {self.global_steps} ended with an error after failed sessions, the first:\n  "
+                    + "\n  ".join(failures)
+                ) from error
+            raise
+        ray.get(self._allocator.close.remote(), timeout=self.settings.prior.timeout_s)
+
+    def _session_failures(self) -> list[str]:
+        try:
+            return ray.get(self._allocator.failures.remote(), timeout=ANSWER_S)
+        except Exception:  # it is lost too
+            return []
 
     def _restore(self, parts: dict[str, Any]) -> None:
         super()._restore(parts)
