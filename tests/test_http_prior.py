@@ -548,7 +548,7 @@ def one_prompt_steps(url: str, **kwargs: Any) -> Callable[[int], Any]:
 
     async def step(number: int) -> Any:
         await allocator.open_batch(number, ["u"], queries("x"))
-        await allocator.settle("u", {0: 1.0}, failed=0)
+        await allocator.settle("u", {0: 1.0})
         return await allocator.close_step(number)
 
     return lambda number: asyncio.run(step(number))
