@@ -99,6 +99,18 @@ def test_a_run_ends_with_figures_of_every_benchmark(
     assert "No GPU: a sample on the CPU" in printed and "2 a problem, of at most 8 tokens" in printed
 
 
+def test_a_model_without_its_tokenizer_is_refused_before_its_weights_are_read(
+    tmp_path: Path, engine: type[ScriptedEngine], command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "fingerprint", lambda folder: pytest.fail("the weights were read"))
+    monkeypatch.setattr(engine, "__init__", lambda *_: pytest.fail("the engine was started"))
+    for path in (tmp_path / "model").glob("*token*"):
+        path.unlink()
+    with pytest.raises(SystemExit, match=r"bench: .*model: there is no tokenizer in the folder .*copy the tokenizer's"):
+        bench.main(command)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_broke_off_asks_only_for_what_is_missing(
     tmp_path: Path, engine: type[ScriptedEngine], command: list[str]
 ) -> None:

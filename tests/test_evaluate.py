@@ -211,6 +211,13 @@ def run(data: Path, out: Path, *more: str) -> dict:
     return json.loads((out / "evaluation.json").read_text())
 
 
+@pytest.mark.parametrize("content", ["{}", '{"settings": {"seed": 0}}', "[]", "{", "[" * 200_000])
+def test_damaged_splits_are_refused_by_name(data: Path, content: str) -> None:
+    (data / "splits.json").write_text(content)
+    with pytest.raises(ValueError, match="splits.json is damaged .*split the trajectories again"):
+        read_tasks(data, 30, 0)
+
+
 def test_command_line_compares_the_model_with_every_baseline(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tests.tiny_value_model import build_head
 from value_model.config import HeadConfig
-from value_model.head import HeadError, InContextHead, load_network
+from value_model.head import HeadError, InContextHead, load_network, save_network
 
 FEATURES = 7
 NAME = "tabpfn-v2.5-classifier-own"  # tabpfn reads the version from the file's name
@@ -314,3 +314,11 @@ def test_a_checkpoint_of_other_contents_is_refused(tmp_path: Path, content: obje
 def test_an_impossible_architecture_is_refused(head: InContextHead, tmp_path: Path, config: dict | None) -> None:
     torch.save(checkpoint(head, config={**head.architecture, **config} if config else None), tmp_path / "head.ckpt")
     refusal(tmp_path / "head.ckpt")
+
+
+@pytest.mark.parametrize(("key", "value"), [("emsize", 10**6), ("nlayers", 10**9), ("num_thinking_rows", 1e12)])
+def test_an_architecture_that_is_huge_is_refused_before_it_is_built(tmp_path: Path, key: str, value: float) -> None:
+    head = build_head()
+    save_network(head.network, {**head.architecture, key: value}, tmp_path / "head.safetensors")
+    with pytest.raises(HeadError, match=rf"head.safetensors: {key}=.* is not allowed: it must be at most "):
+        load_network(tmp_path / "head.safetensors")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import hashlib
 import ipaddress
 import math
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,11 +28,13 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
-from value_model.serving.http import create_app, main  # noqa: E402
-from value_model.serving.http_settings import ServerSettings, read_token  # noqa: E402
+from value_model.serving.http import connection_limits, create_app, main  # noqa: E402
+from value_model.serving.http_settings import LIMITS, ServerSettings, read_token  # noqa: E402
 from verl_v05.prior import Outcome, Query  # noqa: E402
 from verl_v05.prior import http as prior_http  # noqa: E402
 from verl_v05.prior.http import HttpPrior, HttpPriorError  # noqa: E402
+from verl_v05.rollout.allocator import Allocator  # noqa: E402
+from verl_v05.settings import PriorSettings, SupportSettings, V05Settings  # noqa: E402
 
 TOKEN = "s3cret-token"
 CONTEXT = [Outcome(Query("a", "easy", "s"), 1.0, 4), Outcome(Query("b", "hard", "s"), 0.0, 4)]
@@ -92,7 +97,9 @@ def serving(app: Any, port: int = 0, **kwargs: Any) -> Iterator[str]:
 
 
 def served(model: Any = None, port: int = 0, **limits: Any) -> AbstractContextManager[str]:
-    return serving(create_app(HashModel() if model is None else model, ServerSettings(**limits)), port)
+    settings = ServerSettings(**limits)
+    app = create_app(HashModel() if model is None else model, settings)
+    return serving(app, port, **connection_limits(settings))
 
 
 def answering(status: int, body: bytes, counted: list[int] | None = None, **headers: str) -> Any:
@@ -483,6 +490,193 @@ def test_requests_given_up_while_waiting_are_not_predicted() -> None:
     assert [prompts for _, _, prompts in model.asked] == [["x"], ["y"]]
 
 
+# A server that answers without an end
+
+
+@contextmanager
+def dripping(port: int, *, status_line: bool) -> Iterator[None]:
+    """A server that sends an answer of one byte every 0.05 s, from its first line or only from its body on."""
+    over = threading.Event()
+    start = b"HTTP/1.1 200 OK\r\n"
+    start += b"X-Long: " if status_line else b"Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.sendall(b"" if status_line else start)
+            for byte in start if status_line else ():
+                connection.sendall(bytes([byte]))
+                over.wait(0.05)
+            while not over.wait(0.05):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", port)) as listener, ThreadPoolExecutor(16) as pool:
+        listener.settimeout(0.05)
+
+        def accept() -> None:
+            while not over.is_set():
+                with suppress(TimeoutError):
+                    pool.submit(drip, listener.accept()[0])
+
+        pool.submit(accept)
+        try:
+            yield
+        finally:
+            over.set()
+
+
+@pytest.mark.parametrize("status_line", [True, False])
+def test_a_server_that_drips_is_given_up_in_time_and_asked_again_when_it_has_recovered(
+    status_line: bool, no_backoff: None
+) -> None:
+    port = free_port()
+    prior = HttpPrior(f"http://127.0.0.1:{port}", timeout_s=0.4, retries=1)
+    for _ in range(2):
+        with dripping(port, status_line=status_line):
+            started = time.monotonic()
+            with pytest.raises(HttpPriorError, match="did not answer: ReadTimeout: no whole answer in 0.4 s"):
+                prior.predict(queries("x"), CONTEXT, 1)
+            assert 0.8 <= time.monotonic() - started < 3
+        with served(port=port):
+            assert prior.predict(queries("x"), CONTEXT, 1).tolist() == expected("x")
+
+
+def one_prompt_steps(url: str, **kwargs: Any) -> Callable[[int], Any]:
+    """A run whose steps are one prompt of one rollout: the record of a step of this number."""
+    support, source = SupportSettings(capacity=2, sample=2), PriorSettings("http", {"url": url, **kwargs})
+    allocator = Allocator(V05Settings(schedule="fixed", k_init=1, support=support, prior=source))
+    allocator.support.add(CONTEXT)
+
+    async def step(number: int) -> Any:
+        await allocator.open_batch(number, ["u"], queries("x"))
+        await allocator.settle("u", {0: 1.0})
+        return await allocator.close_step(number)
+
+    return lambda number: asyncio.run(step(number))
+
+
+def test_a_step_whose_server_drips_counts_a_failure_and_the_next_has_its_priors(no_backoff: None) -> None:
+    port = free_port()
+    step = one_prompt_steps(f"http://127.0.0.1:{port}", timeout_s=0.4, retries=0)
+    with dripping(port, status_line=False):
+        record = step(1)
+        assert record.prior_failures == 1 and math.isnan(record.groups[0].probability)
+    with served(port=port):
+        record = step(2)
+        assert record.prior_failures == 0 and 0 <= record.groups[0].probability <= 1
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"1.5", b"-0.1", b'"0.5"', b"0.5, 0.5"])
+def test_a_value_that_is_no_probability_is_missing_and_counted(value: bytes) -> None:
+    with serving(answering(200, b'{"probabilities": [' + value + b"]}")) as url:
+        record = one_prompt_steps(url)(1)
+    assert record.prior_failures == 1 and math.isnan(record.groups[0].probability)
+
+
+def test_a_batch_of_many_requests_ends_at_its_deadline(no_backoff: None) -> None:
+    model = HashModel(lambda prompts: time.sleep(0.3))
+    with served(model) as url:
+        started = time.monotonic()
+        with pytest.raises(HttpPriorError, match="deadline_s=0.8 is over|no whole answer"):
+            ask(url, *map(str, range(20)), batch_size=1, deadline_s=0.8)
+        assert time.monotonic() - started < 2
+
+
+# Clients that send half a request
+
+HALVES = [b"", b"POST", b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"]
+
+
+@contextmanager
+def half_open(url: str, count: int) -> Iterator[list[socket.socket]]:
+    """Connections that send nothing, half a header, or half a body."""
+    with ExitStack() as stack:
+        connections = []
+        for number in range(count):
+            connections.append(stack.enter_context(socket.create_connection(("127.0.0.1", httpx.URL(url).port), 10)))
+            with suppress(OSError):  # one that was closed to make room
+                connections[-1].sendall(HALVES[number % len(HALVES)])
+        yield connections
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        while connection.recv(1000):
+            pass  # the refusal of a request without a token
+        return True
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def test_clients_are_answered_beside_220_connections_without_a_whole_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_V05_PRIOR_TOKEN", TOKEN)
+    with served(token=TOKEN, max_connections=100) as url, half_open(url, 220) as connections:
+        for _ in range(5):
+            started = time.monotonic()
+            assert ask(url, "x").tolist() == expected("x")
+            assert time.monotonic() - started < 2
+        for connection in connections:
+            connection.settimeout(0.01)
+        closed = [is_closed(connection) for connection in connections]
+        assert closed.count(False) <= 100 and all(closed[:60])
+        assert not any(closed[-1::-3]) or closed[-1::-3].index(True) > 20  # the newest that sent nothing are left
+
+
+def test_files_run_out_for_nobody_however_many_connect() -> None:
+    """A process of its own that may open 200 files; without limits it can accept no client any more."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))\n"
+        "from tests.test_http_prior import *\n"
+        "with served() as url: print(url, flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    server = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1], **pipes)
+    assert server.stdin is not None and server.stdout is not None
+    try:
+        url = server.stdout.readline().strip()
+        with half_open(url, 220):
+            started = time.monotonic()
+            assert ask(url, "x", timeout_s=10).tolist() == expected("x")
+            assert time.monotonic() - started < 2
+    finally:
+        server.stdin.close()
+        server.wait(20)
+
+
+def test_a_request_that_does_not_arrive_is_given_up_in_time_however_it_drips() -> None:
+    go = threading.Event()
+    with served(HashModel(lambda prompts: go.wait(20)), request_timeout_s=1) as url, ThreadPoolExecutor(1) as pool:
+        slow_answer = pool.submit(ask, url, "x")  # a request that is whole may take its time
+        with half_open(url, 6) as connections:
+            started = time.monotonic()
+            for connection in connections:
+                connection.settimeout(0.01)
+            left = list(connections)
+            while left:
+                for connection in left:
+                    with suppress(OSError):
+                        connection.sendall(b"x")
+                left = [connection for connection in left if not is_closed(connection)]
+                time.sleep(0.05)
+                assert time.monotonic() - started < 5
+            assert time.monotonic() - started > 0.8
+        go.set()
+        assert slow_answer.result(20).tolist() == expected("x")
+
+
+def test_more_requests_at_a_time_than_connections_are_refused_not_closed() -> None:
+    go = threading.Event()
+    with served(HashModel(lambda prompts: go.wait(20)), max_connections=3) as url, ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(ask, url, str(i)) for i in range(3)]
+        wait_until(lambda: len([w for w in waiting if w.running()]) == 3)
+        time.sleep(0.3)
+        with pytest.raises(HttpPriorError, match="answered 503"):
+            ask(url, "x")
+        go.set()
+        assert [w.result(20).tolist() for w in waiting] == [expected(str(i)) for i in range(3)]
+
+
 # Errors the prior reports
 
 
@@ -510,7 +704,7 @@ def test_503_is_tried_again_so_often_and_after_so_long(
     retry_after: str | None, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries, waited = [], []
-    monkeypatch.setattr(prior_http, "time", SimpleNamespace(sleep=waited.append))
+    monkeypatch.setattr(prior_http, "time", SimpleNamespace(sleep=waited.append, monotonic=time.monotonic))
     headers = {} if retry_after is None else {"retry_after": retry_after}
     with serving(answering(503, b"later", tries, **headers)) as url, pytest.raises(HttpPriorError, match="503: later"):
         ask(url, "x", retries=8)
@@ -532,6 +726,11 @@ def test_503_is_tried_again_so_often_and_after_so_long(
         b'{"probabilities": [0.5, "0.5"]}',
         b'{"probabilities": [0.5, true]}',
         b'{"probabilities": [0.5, [0.5]]}',
+        b'{"probabilities": [0.5, NaN]}',
+        b'{"probabilities": [Infinity, 0.5]}',
+        b'{"probabilities": [0.5, -Infinity]}',
+        b'{"probabilities": [0.5, 1e999]}',
+        b'{"probabilities": [0.5, ' + b"[" * 200_000,
     ],
 )
 def test_nonsense_answers_are_errors(body: bytes) -> None:
@@ -567,7 +766,7 @@ def test_failures_of_a_later_batch_fail_the_whole_question() -> None:
     [
         *[("url", u) for u in ("", "127.0.0.1:80", "ftp://x", "http://", "http://u:p@x", "http://x?a=1", None, 3)],
         *[("token_env", e) for e in ("", None)],
-        *[("timeout_s", t) for t in (0, -1, math.nan, math.inf, "60", None, True)],
+        *[(k, t) for k in ("timeout_s", "deadline_s") for t in (0, -1, math.nan, math.inf, "60", None, True)],
         *[("batch_size", b) for b in (0, -1, 1.5, "3", True, None)],
         *[("retries", r) for r in (-1, 0.5, True, None)],
         *[("verify", v) for v in ("/no/such/file.pem", None, 3.5)],
@@ -589,7 +788,7 @@ def test_open_hosts_are_refused_without_a_token(host: str) -> None:
     assert TOKEN not in repr(ServerSettings(host=host, token=TOKEN))
 
 
-@pytest.mark.parametrize("name", ["max_body_bytes", "max_prompts", "max_context", "max_prompt_chars", "retry_after_s"])
+@pytest.mark.parametrize("name", [name for name in LIMITS if name != "max_waiting"])
 def test_impossible_limits_of_the_server_are_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}=0 is not allowed: it must be at least 1"):
         replace(ServerSettings(), **{name: 0})

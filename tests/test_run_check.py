@@ -97,6 +97,12 @@ def config(*overrides: str, platform: str = "cpu", name: str = "v05", hydra: boo
         return compose(name, overrides=[f"platform={platform}", *overrides], return_hydra_config=hydra)
 
 
+@pytest.fixture(autouse=True)
+def folder_of_the_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch makes the folder of its checkpoints, to lock it."""
+    monkeypatch.chdir(tmp_path)
+
+
 @cache
 def preset(name: str) -> DictConfig:
     return config(name=name)

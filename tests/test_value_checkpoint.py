@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor
+from transformers import ByT5Tokenizer
 
 from tests.tiny_value_model import RELEASED_ADAPTER, build_adapter, build_head, write_encoder
 from value_model import checkpoint
@@ -228,6 +230,7 @@ def test_a_save_that_fails_leaves_the_old_model(
     elif failing == "card":
         monkeypatch.setattr(Path, "write_text", fail)
     else:
+        monkeypatch.setattr(checkpoint, "exchange", lambda first, second: False)  # a file system that cannot
         monkeypatch.setattr(checkpoint.os, "replace", move)
     with pytest.raises(OSError, match="disk full"):
         model.save_pretrained(copy, model_card="new")
@@ -236,9 +239,41 @@ def test_a_save_that_fails_leaves_the_old_model(
     assert os.listdir(copy.parent) == ["copy"]
 
 
+def test_processes_that_save_to_one_folder_leave_a_whole_model_of_one_of_them(
+    fresh_model: Callable[..., ValueModel], tmp_path: Path
+) -> None:
+    """In threads here: the system sees the same calls on the same paths."""
+    models = [fresh_model(AdapterConfig("mean", features=5)), fresh_model(AdapterConfig("mean", features=6))]
+    identities = {model.identity for model in models}
+    models[0].save_pretrained(tmp_path / "model")
+    saving = [True]
+
+    def save(model: ValueModel) -> None:
+        for _ in range(10):
+            model.save_pretrained(tmp_path / "model")
+            time.sleep(0.1)
+
+    def read() -> set[str]:
+        found = set()
+        while saving[0] or not found:
+            try:
+                found.add(ValueModel.from_pretrained(tmp_path / "model").identity)
+            except CheckpointError as error:
+                assert "was replaced during each of 5 reads" in str(error)  # on a machine that is slow at reading
+        return found
+
+    with ThreadPoolExecutor(3) as pool:
+        reader, savers = pool.submit(read), [pool.submit(save, model) for model in models]
+        for saver in savers:
+            saver.result()
+        saving[0] = False
+        assert reader.result() <= identities
+    assert os.listdir(tmp_path) == ["model"]
+
+
 def test_the_shipped_model_is_the_published_one() -> None:
     model = ValueModel.from_pretrained()
-    assert model.identity == "83a9cb8995a315fe36a8eb46"
+    assert model.identity == "28cc313bf5f0b3128faa6afd"
     context = [f"What is {i} + {i + 3}?" for i in range(20)]
     scores = [1.0 if i % 3 else -1.0 for i in range(20)]
     predictions = model.predict(context, scores, ["What is 4 + 5?", "Compute 12*13.", "What is 77 - 8?"])
@@ -270,6 +305,54 @@ def test_an_encoder_that_cannot_be_reached_is_named(copy: Path, offline: None) -
     edit_config(copy, lambda values: values["backbone"].update(name="nobody/encoder"))
     message = refusal(copy)
     assert "'nobody/encoder'" in message and "backbone=" in message
+
+
+def test_an_encoder_without_its_tokenizer_is_refused(copy: Path) -> None:
+    for path in (copy / "backbone").glob("*token*"):
+        path.unlink()
+    message = refusal(copy)
+    assert "backbone lacks its tokenizer" in message and "copy the whole checkpoint" in message
+
+
+def test_another_tokenizer_is_refused_and_is_another_identity(saved: Path, copy: Path) -> None:
+    edit_config(copy, lambda values: values.pop("tokenizer"))  # as written by earlier versions, which did not know it
+    assert ValueModel.from_pretrained(copy).identity == ValueModel.from_pretrained(saved).identity
+    ByT5Tokenizer(extra_ids=7).save_pretrained(copy / "backbone")
+    assert ValueModel.from_pretrained(copy).identity != ValueModel.from_pretrained(saved).identity
+    edit_config(copy, lambda values: values.update(json.loads((saved / "config.json").read_text())))
+    assert "tokenizer" in refusal(copy) and "is not the one it was saved with" in refusal(copy)
+
+
+def test_the_shipped_model_refuses_another_vocabulary(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint.SMALL, tmp_path / "small"))
+    tokenizer = folder / "backbone" / "tokenizer.json"
+    values = json.loads(tokenizer.read_text())
+    vocabulary = values["model"]["vocab"]
+    vocabulary["1"], vocabulary["2"] = vocabulary["2"], vocabulary["1"]
+    tokenizer.write_text(json.dumps(values))
+    assert "is not the one it was saved with" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside", "backbone/../../outside", ".."])
+def test_an_encoder_outside_the_checkpoint_is_not_followed(copy: Path, name: str) -> None:
+    shutil.copytree(copy / "backbone", copy.parent / "outside")
+    edit_config(copy, lambda values: values["backbone"].update(name=name))
+    assert f"backbone.name={name!r} is not allowed" in refusal(copy)
+
+
+def test_a_config_that_asks_for_a_huge_model_is_refused_before_it_is_built(copy: Path) -> None:
+    started = time.monotonic()
+    for key, value in (("queries", 10**8), ("dim", 10**6), ("layers", 10**6), ("bottleneck", 10**9), ("queries", 4096)):
+        config = json.loads((copy / "config.json").read_text())
+        edit_config(copy, lambda values, key=key, value=value: values["adapter"].update({"dim": 600, key: value}))
+        assert f"adapter.{key}={value} is not allowed: it must be " in refusal(copy)
+        (copy / "config.json").write_text(json.dumps(config))
+    assert time.monotonic() - started < 5
+
+
+def test_a_config_nested_too_deeply_is_refused(copy: Path) -> None:
+    (copy / "config.json").write_text("[" * 200_000 + "]" * 200_000)
+    assert "config.json is missing, damaged, or no value model's config: nested too deeply" in refusal(copy)
 
 
 @pytest.mark.parametrize("name", ["config.json", "adapter.safetensors", "head.safetensors", "backbone/config.json"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -238,6 +239,20 @@ def test_a_run_of_other_settings_is_not_resumed(files: Path, tmp_path: Path) -> 
     trainer_of(settings).save(Path(settings.out) / TRAINING)
     with pytest.raises(TrainError, match=r"another optimizer\.adapter_lr, seed"):
         train(settings_of(files, tmp_path / "out", "seed=1", "optimizer.adapter_lr=0.5"))
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(files: Path, tmp_path: Path) -> None:
+    settings = settings_of(files, tmp_path / "out")
+    trainer = trainer_of(settings)
+    path = Path(settings.out) / TRAINING
+    path.parent.mkdir(exist_ok=True)
+    for content in (b"", b"PK", pickle.dumps({})):
+        path.write_bytes(content)
+        with pytest.raises(TrainError, match=r"training.pt is damaged .*delete it to train from the start"):
+            trainer.load(path)
+    torch.save({"update": 3}, path)
+    with pytest.raises(TrainError, match=r"training.pt is damaged \(KeyError\('settings'\)"):
+        trainer.load(path)
 
 
 def test_a_checkpoint_holds_tensors_and_plain_values_only(finished: tuple[Path, ValueModel]) -> None:

@@ -5,7 +5,10 @@ Shape suffixes and sizes: B prompts, T tokens, D width of the encoder.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,16 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from value_model.config import BackboneConfig
+
+# Texts that tokenizers of one vocabulary split differently: spaces, digits, LaTeX, code, case, accents, other scripts.
+TOKENIZER_PROBES = (
+    "",
+    "  What is 17*23 + 1,000.5 ?\n\n",
+    "Let $x^2 + \\frac{1}{2}\\sqrt{3} = \\boxed{0}$. Find\u00a0x.",
+    "def f(n):\n\treturn [i for i in range(n)]  # aAbBzZ",
+    "Ünïcödé e\u0301 ﬁ ½ 中文数学 русский العربية \U0001f600",
+    "antidisestablishmentarianism !\"#%&'()*+,-./:;<=>@[]^_`{|}~",
+)
 
 
 class Backbone(nn.Module):
@@ -76,6 +89,13 @@ class Backbone(nn.Module):
         encoded = self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
         # A tokenizer without special tokens returns no token for an empty prompt; pooling over none would give NaN.
         return [tokens or [self._empty_prompt_token] for tokens in encoded]
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """Digest of the vocabulary and of how some texts are split, which versions of transformers agree on."""
+        split = self.tokenizer(list(TOKENIZER_PROBES))["input_ids"]
+        known = [sorted(self.tokenizer.get_vocab().items()), [list(ids) for ids in split], self._empty_prompt_token]
+        return blake2b(json.dumps(known).encode(), digest_size=12).hexdigest()
 
     @property
     def _empty_prompt_token(self) -> int:

@@ -27,8 +27,8 @@ from value_model.adapter import Adapter, make_adapter
 from value_model.backbone import Backbone
 from value_model.config import BackboneConfig, ConfigError, ValueModelConfig
 from value_model.difficulty import Difficulty
-from value_model.files import lfs_pointer_problem
-from value_model.head import InContextHead, load_network
+from value_model.files import exchange, lfs_pointer_problem, naming_full_disk, read_json
+from value_model.head import HeadError, InContextHead, load_network
 
 SMALL = Path(__file__).parent / "pretrained" / "small"
 
@@ -45,6 +45,10 @@ FORMAT = 1
 RELEASED = "v_0_for_grpo_training.pt"
 RELEASED_HEAD = "pretrained/tabpfn-v2.5-classifier-v2.5_default.ckpt"
 RELEASED_PARTS = {"backbone.": "encoder", "adapter_layer.": "adapter"}
+
+# One of them is there wherever a tokenizer was saved.
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
+READS = 5  # of a folder that another process replaces meanwhile
 
 
 class CheckpointError(ValueError):
@@ -71,14 +75,17 @@ def save_parts(parts: ModelParts, path: str | os.PathLike, model_card: str | Non
 
     Raises:
         CheckpointError: ``path`` is a file, or a folder that holds something else.
+        value_model.files.DiskFullError: the disk is full.
     """
     path = Path(path).resolve()  # else a symbolic link would be replaced instead of its target
     if path.exists() and not (path / CONFIG).is_file() and not _is_empty_folder(path):
         raise CheckpointError(f"{path} holds something that is no value model: delete it, or save elsewhere")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    with naming_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
-        _write_folder(parts, scratch, model_card)
+        with naming_full_disk(path):
+            _write_folder(parts, scratch, model_card)
         for file in (scratch, *scratch.rglob("*")):  # mkdtemp and safetensors create them readable by the owner only
             file.chmod(0o755 if file.is_dir() else 0o644)
         _replace_folder(scratch, path)
@@ -98,6 +105,29 @@ def load_parts(path: str | os.PathLike | None = None, backbone: str | None = Non
         value_model.head.HeadError: the head's weights are missing or damaged.
     """
     folder = _local_folder(SMALL if path is None else path)
+    for _ in range(READS):
+        before = _version(folder)
+        try:
+            parts = _read_parts(folder, backbone)
+        except (CheckpointError, HeadError):
+            if _version(folder) == before:
+                raise
+        else:
+            if _version(folder) == before:  # else it may hold parts of two models
+                return parts
+    raise CheckpointError(f"{folder} was replaced during each of {READS} reads: wait for the process that saves to it")
+
+
+def _version(folder: Path) -> tuple[int, int] | None:
+    """What differs after :func:`save_parts` has replaced the folder; None while there is none."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_ctime_ns
+
+
+def _read_parts(folder: Path, backbone: str | None) -> ModelParts:
     named = [folder / name for name in (CONFIG, ADAPTER, HEAD, DIFFICULTY, RELEASED, RELEASED_HEAD)]
     for file in (*named, *(folder / BACKBONE).glob("*")):
         if problem := lfs_pointer_problem(file):
@@ -108,8 +138,9 @@ def load_parts(path: str | os.PathLike | None = None, backbone: str | None = Non
 
 
 def _write_folder(parts: ModelParts, folder: Path, model_card: str | None) -> None:
-    config = json.loads(parts.config.to_json())
-    (folder / CONFIG).write_text(json.dumps({"format": FORMAT, **config}, indent=2) + "\n")
+    tokenizer = parts.backbone.tokenizer_digest
+    config = {"format": FORMAT, "tokenizer": tokenizer, **json.loads(parts.config.to_json())}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     _save_tensors(parts.adapter, folder / ADAPTER)
     if parts.difficulty is not None:
         _save_tensors(parts.difficulty, folder / DIFFICULTY)
@@ -122,20 +153,27 @@ def _write_folder(parts: ModelParts, folder: Path, model_card: str | None) -> No
 
 
 def _replace_folder(built: Path, path: Path) -> None:
-    # os.replace cannot overwrite a folder that is not empty, which rules out value_model.files.replaced: the old folder
-    # is renamed first, and renamed back if moving the new one fails.
-    if path.exists():
-        old = path.with_name(f".{path.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
+    """Move ``built`` to ``path``. What was there is then in the place of ``built``, or deleted."""
+    # os.replace cannot overwrite a folder that is not empty, which rules out value_model.files.replaced.
+    if not path.exists():
+        try:
+            return os.replace(built, path)
+        except OSError:
+            if not path.exists():
+                raise  # else another process was faster
+    if exchange(built, path):
+        return
+    # Not on this file system: the old folder is renamed first, and renamed back if moving the new one fails.
+    old = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old.")
+    try:
         os.replace(path, old)
         try:
             os.replace(built, path)
         except BaseException:
             os.replace(old, path)
             raise
-        shutil.rmtree(old)
-    else:
-        os.replace(built, path)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _is_empty_folder(path: Path) -> bool:
@@ -158,12 +196,22 @@ def _local_folder(path: str | os.PathLike) -> Path:
 
 
 def _load_folder(folder: Path, backbone: str | None) -> ModelParts:
-    config = _read_config(folder / CONFIG)
+    config, tokenizer = _read_config(folder / CONFIG)
     if backbone is not None:
         config = replace(config, backbone=replace(config.backbone, name=backbone, revision=None))
+    elif ".." in Path(config.backbone.name).parts:
+        raise CheckpointError(
+            f"{folder / CONFIG}: backbone.name={config.backbone.name!r} is not allowed: it must be a hub id, a folder "
+            "of the checkpoint or an absolute path"
+        )
     network, architecture = load_network(folder / HEAD)
     head = InContextHead(network, architecture, config.head)
     encoder = _load_encoder(config.backbone, folder)
+    if tokenizer not in (None, encoder.tokenizer_digest):  # None: written before the digest was
+        raise CheckpointError(
+            f"the tokenizer of {folder}'s encoder {config.backbone.name!r} is not the one it was saved with "
+            f"(digest {encoder.tokenizer_digest}, in {CONFIG} {tokenizer}): copy the whole checkpoint again"
+        )
     adapter = make_adapter(encoder.width, config.adapter)
     _load_tensors(adapter, _read_tensors(folder / ADAPTER), str(folder / ADAPTER))
     return ModelParts(config, encoder, adapter, head, _load_difficulty(config.difficulty, encoder.width, folder))
@@ -185,13 +233,15 @@ def _load_difficulty(pooling: str | None, width: int, folder: Path) -> Difficult
     return difficulty
 
 
-def _read_config(path: Path) -> ValueModelConfig:
+def _read_config(path: Path) -> tuple[ValueModelConfig, str | None]:
+    """The config, and the digest of the tokenizer that the model was saved with."""
     try:
-        values = json.loads(path.read_text())
+        values = read_json(path)
         found = values.pop("format", None) if isinstance(values, dict) else None
         if found != FORMAT:
             raise ConfigError(f"format={found!r} is not known: this version reads format {FORMAT}")
-        return ValueModelConfig.from_dict(values)
+        tokenizer = values.pop("tokenizer", None)
+        return ValueModelConfig.from_dict(values), tokenizer
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is missing, damaged, or no value model's config: {error}") from error
 
@@ -200,6 +250,10 @@ def _load_encoder(config: BackboneConfig, folder: Path) -> Backbone:
     # Checked before transformers resolves the name, which would also match a folder of the working directory.
     if config.name == BACKBONE and not (folder / BACKBONE).is_dir():
         raise CheckpointError(f"{folder} lacks its encoder, the folder {BACKBONE!r}: copy the whole checkpoint")
+    inside = folder / config.name
+    if inside.is_dir() and not any((inside / name).is_file() for name in TOKENIZER_FILES):
+        # transformers would make up a tokenizer without a vocabulary.
+        raise CheckpointError(f"{inside} lacks its tokenizer ({TOKENIZER_FILES[0]}, ...): copy the whole checkpoint")
     try:
         return Backbone(config, folder)
     except Exception as error:  # transformers and its parsers share no base class of errors

@@ -14,6 +14,10 @@ ADAPTERS = ("residual_query", "last_token", "mean")
 DIFFICULTY_POOLINGS = ("mean", "last_token")
 PADDING_SIDES = ("left", "right")
 DTYPES = ("float32", "bfloat16", "float16")
+# Far above any use; beyond them building the model alone would take minutes or the memory of the machine.
+MOST = {"queries": 4096, "dim": 1024, "heads": 1024, "layers": 64, "bottleneck": 4096}
+MOST_FEATURES = 65536
+MOST_ESTIMATORS = 1024
 
 
 class ConfigError(ValueError):
@@ -64,10 +68,14 @@ class AdapterConfig:
         check = field_check(self, "adapter.", ConfigError)
         check("kind", self.kind in ADAPTERS, f"one of {', '.join(ADAPTERS)}")
         for key in ("queries", "dim", "heads", "layers", "bottleneck"):
-            check(key, getattr(self, key) >= 1, "at least 1")
+            check(key, 1 <= getattr(self, key) <= MOST[key], f"at least 1 and at most {MOST[key]}")
+        check(
+            "queries", self.queries * self.dim <= MOST_FEATURES, f"at most {MOST_FEATURES} / adapter.dim ({self.dim})"
+        )
         check("heads", self.dim % self.heads == 0, f"a divisor of adapter.dim ({self.dim})")
         check("dropout", 0 <= self.dropout < 1, "in [0, 1)")
-        check("features", self.features is None or self.features >= 1, "null or at least 1")
+        few = self.features is None or 1 <= self.features <= MOST_FEATURES
+        check("features", few, f"null or at least 1, and at most {MOST_FEATURES}")
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         check = field_check(self, "head.", ConfigError)
-        check("estimators", self.estimators >= 1, "at least 1")
+        check("estimators", 1 <= self.estimators <= MOST_ESTIMATORS, f"at least 1 and at most {MOST_ESTIMATORS}")
         check("softmax_temperature", 0 < self.softmax_temperature < inf, "positive")
         check("query_batch", self.query_batch >= 1, "at least 1")
 

@@ -22,10 +22,13 @@ from tabpfn.constants import ModelVersion
 from tabpfn.inference_config import InferenceConfig
 from torch import Tensor, nn
 
+from value_model.checks import require
 from value_model.config import HeadConfig
 
 ARCHITECTURE = "tabpfn_v2_5"
 CLASSES = 2
+# Far above any use: of an architecture in a checkpoint, which is built before its tensors are compared with it.
+MOST = {"emsize": 8192, "nlayers": 256, "nhid_factor": 64, "num_thinking_rows": 65536, "num_buckets": 65536}
 WEIGHTS_HELP = (
     "The TabPFN v2.5 weights are gated and licensed for non-commercial use. Accept their licence and download "
     "tabpfn-v2.5-classifier-v2.5_default.ckpt from https://huggingface.co/Prior-Labs/tabpfn_2_5, or train a head of "
@@ -136,6 +139,11 @@ def load_network(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
     if name not in (ARCHITECTURE, "base"):  # "base" is the name in the published v2.5 file
         raise HeadError(f"{path} holds the architecture {name!r}, the head must be {ARCHITECTURE!r}. {WEIGHTS_HELP}")
     architecture = dict(checkpoint["config"])
+    for key, most in MOST.items():
+        value = architecture.get(key)
+        require(
+            f"{path}: {key}", value, not isinstance(value, (int, float)) or value <= most, f"at most {most}", HeadError
+        )
     try:
         network = build_network(architecture)
         network.load_state_dict(checkpoint["state_dict"])

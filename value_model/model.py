@@ -135,8 +135,8 @@ class ValueModel(nn.Module):
 
     @property
     def identity(self) -> str:
-        """Digest of the config and of every tensor: equal for two loads of one checkpoint, on any machine."""
-        digest = blake2b(self.config.to_json().encode(), digest_size=12)
+        """Digest of config, tokenizer and every tensor: equal for two loads of one checkpoint, on any machine."""
+        digest = blake2b(f"{self.config.to_json()}{self.backbone.tokenizer_digest}".encode(), digest_size=12)
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             # The bytes, not sums of them, which would depend on the number of threads.

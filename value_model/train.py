@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from value_model.checkpoint import CheckpointError
+from value_model.files import DiskFullError, FolderInUseError, lock_folder
 from value_model.head import HeadError
 from value_model.model import ValueModel
 from value_model.training.data import load_data
@@ -31,11 +32,14 @@ def train(settings: TrainSettings, processes: ProcessGroup | None = None, consol
     Raises:
         SettingsError: settings that do not fit the data.
         TrainError: ``out`` holds a run of other settings, or the tasks cannot be split over the processes.
+        FolderInUseError: another run writes to ``out``.
+        DiskFullError: a file of the run did not fit.
     """
     processes = processes or ProcessGroup()
-    trainer = Trainer(settings, load_data(settings), processes)
     out = Path(settings.out)
-    out.mkdir(parents=True, exist_ok=True)
+    if processes.is_main_process:
+        lock_folder(out)
+    trainer = Trainer(settings, load_data(settings), processes)
     if (out / TRAINING).exists():
         trainer.load(out / TRAINING)
     main_process = processes.is_main_process
@@ -71,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if processes.is_main_process:
                 Console().print(f"model written to {Path(settings.out) / MODEL}")
     except (SettingsError, TrainError, TrajectoryError, MetaTaskError, HeadError, CheckpointError) as error:
+        raise SystemExit(f"error: {error}") from error
+    except (FolderInUseError, DiskFullError) as error:
         raise SystemExit(f"error: {error}") from error
 
 

@@ -15,6 +15,7 @@ from verl_v05.compat.contract import ContractError, check_version
 from verl_v05.method import Method
 from verl_v05.prior import make_prior
 from verl_v05.registry import SettingsError
+from verl_v05.run_folder import check_run_folder, claim_run_folder, warn_of_dropped_state
 from verl_v05.settings import V05Settings, load_settings
 
 MANAGER = "verl_v05.rollout.manager.V05AgentLoopManager"
@@ -30,6 +31,9 @@ class CheckConfig(Callback):
         try:
             check_version()
             self.check(config)
+            check_run_folder(config)
+            claim_run_folder(config)
+            warn_of_dropped_state(config)
         except (ContractError, SettingsError) as error:
             raise SystemExit(f"verl-v05: {error}") from None
 

@@ -30,6 +30,7 @@ from benchmarks.bench.engine import (
     check_lengths,
     engine_arguments,
     engine_options,
+    require_tokenizer,
     tokenize,
 )
 from benchmarks.bench.generation import generate_and_grade
@@ -153,6 +154,7 @@ def bench(args: argparse.Namespace, console: Console) -> None:
     drawn = {b: draw(problems, amount.problems, args.seed) for b, problems in whole.items()}
     asked = requests(drawn, amount.samples, args.seed)
     folder = find_model(args.model, args.revision) if args.model else make_small_model(RUNS / "models" / NAME, console)
+    require_tokenizer(folder)  # here: the fingerprint reads all weights, and the engine takes minutes to start
     identity = measurement_fingerprint(folder, sampling, whole)
     out = args.out or RUNS / Path(name).name
     with closing(SampleStore(out, identity)) as store:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 
 from benchmarks.bench import BenchError
-from value_model.files import lfs_pointer_problem
+from value_model.files import lfs_pointer_problem, read_json
 
 # What decides a model's responses.
 PATTERNS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model", "*.jinja")
@@ -95,7 +94,7 @@ def _expected(folder: Path, weights: list[Path]) -> set[str]:
     for index in _indices(folder):
         if any(index.name.endswith(f"{suffix}.index.json") for suffix in suffixes):
             try:
-                names |= set(json.loads(index.read_bytes())["weight_map"].values())
+                names |= set(read_json(index)["weight_map"].values())
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise BenchError(f"{index} is damaged ({error!r}); copy or download it again") from error
     for shard in filter(None, (SHARD.match(path.name) for path in weights)):

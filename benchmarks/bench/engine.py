@@ -19,6 +19,9 @@ from benchmarks.bench.problems import Problem
 
 T = TypeVar("T")
 
+# One of them is there wherever a tokenizer was saved, by transformers or before it.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
 # Options whose JSON sglang's command line parses; all others that hold JSON are text for sglang to parse later.
 PARSED_OBJECTS = ("extra_metric_labels", "mm_process_config")
 OWN_OPTIONS = {
@@ -185,6 +188,15 @@ def _option_value(text: str, key: str, value: str) -> Any:
         raise BenchError(f"--engine {text!r}: the value is neither JSON nor YAML ({reason})") from error
 
 
+def require_tokenizer(model: Path) -> None:
+    """Raise BenchError if no tokenizer was saved with a model; transformers would make up one without a vocabulary."""
+    if not any((model / name).is_file() for name in TOKENIZER_FILES):
+        raise BenchError(
+            f"{model}: there is no tokenizer in the folder (none of {', '.join(TOKENIZER_FILES)}); copy the "
+            "tokenizer's files from the model that it was trained from"
+        )
+
+
 def tokenize(model: Path, problems: Iterable[Problem]) -> dict[Problem, list[int]]:
     """Token ids of each problem's chat in the model's template, up to where the assistant is to answer.
 
@@ -192,6 +204,7 @@ def tokenize(model: Path, problems: Iterable[Problem]) -> dict[Problem, list[int
         BenchError: the tokenizer cannot be loaded or has no template, or the template refuses a chat or leaves out
             what it says.
     """
+    require_tokenizer(model)
     from transformers import AutoTokenizer
 
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.bench import BenchError
-from value_model.files import write_text
+from value_model.files import naming_full_disk, write_text
 
 FINGERPRINT = "fingerprint.json"
 FOLDER = "samples"
@@ -79,13 +79,15 @@ class SampleStore:
         if sample.benchmark not in self._files:
             self._files[sample.benchmark] = (self.folder / f"{sample.benchmark}.jsonl").open("a")
         file = self._files[sample.benchmark]
-        file.write(json.dumps(asdict(sample)) + "\n")
-        file.flush()
+        with naming_full_disk(file.name):
+            file.write(json.dumps(asdict(sample)) + "\n")
+            file.flush()
         self.finished[sample.key] = replace(sample, response="")
 
     def close(self) -> None:
         for file in (*self._files.values(), self._lock):
-            file.close()
+            with naming_full_disk(file.name):  # of a last line that did not fit
+                file.close()
 
 
 def read_samples(path: Path) -> Iterator[Sample]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from value_model.conversions import hard_label
+from value_model.files import read_json
 from value_model.trajectories import HELDOUT_MODELS, read_trajectories, split_by_prompt
 
 logger = logging.getLogger(__name__)
@@ -38,12 +39,20 @@ def read_tasks(data: Path, context_size: int, seed: int) -> dict[str, list[EvalT
     train, validation = (read_trajectories([data / f"{name}.parquet"]) for name in ("train", "validation"))
     sets = {"held-out prompts": tasks_from(train, validation, context_size, seed)}
     if (data / f"{HELDOUT_MODELS}.parquet").exists():
-        settings = json.loads((data / "splits.json").read_text())["settings"]
+        settings = _split_settings(data / "splits.json")
         rows = read_trajectories([data / f"{HELDOUT_MODELS}.parquet"])
         # Split as the other models' rows, so that no query's prompt was in training with another model.
         parts = split_by_prompt(rows, settings["fractions"], settings["seed"])
         sets["held-out models"] = tasks_from(parts["train"], parts["validation"], context_size, seed)
     return sets
+
+
+def _split_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = read_json(path)["settings"]
+        return {key: settings[key] for key in ("fractions", "seed")}
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): split the trajectories again") from error
 
 
 def tasks_from(train: pd.DataFrame, held_out: pd.DataFrame, context_size: int, seed: int) -> list[EvalTask]:

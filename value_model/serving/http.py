@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import uvicorn
@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from value_model.config_loader import config_from_dict
+from value_model.serving.connections import connection_class
 from value_model.serving.http_settings import LIMITS, TOKEN_ENV, ServerSettings, read_token
 
 logger = logging.getLogger(__name__)
@@ -187,6 +188,15 @@ def create_app(model: ServedModel, settings: ServerSettings) -> FastAPI:
     return app
 
 
+def connection_limits(settings: ServerSettings) -> dict[str, Any]:
+    """uvicorn's arguments."""
+    return {
+        "http": connection_class(settings.request_timeout_s, settings.max_connections),
+        # Reached only when as many requests are being answered; further ones get status 503.
+        "limit_concurrency": settings.max_connections + 1,
+    }
+
+
 def _check_request_limits(body: PredictRequest, settings: ServerSettings) -> None:
     context = [e.prompt for e in body.context]
     for name, texts, most in (("prompts", body.prompts, "max_prompts"), ("context", context, "max_context")):
@@ -250,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except CheckpointError as error:
         parser.error(f"--model {args.model}: {error}")
     tls = {"ssl_certfile": args.tls_cert, "ssl_keyfile": args.tls_key}
-    uvicorn.run(app, host=args.host, port=args.port, timeout_graceful_shutdown=30, **tls)
+    uvicorn.run(app, host=args.host, port=args.port, timeout_graceful_shutdown=30, **tls, **connection_limits(settings))
 
 
 def _model_name(model: str | None) -> str:

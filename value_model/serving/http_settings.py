@@ -32,6 +32,8 @@ class ServerSettings:
     max_prompt_chars: int = 100_000
     max_waiting: int = 8  # queued requests; further ones get status 503
     retry_after_s: int = 1  # Retry-After header of those responses
+    max_connections: int = 128  # above it the one that has waited longest for a request is closed
+    request_timeout_s: int = 30  # for a request to arrive whole, from the connection or its first byte on
 
     def __post_init__(self) -> None:
         check = field_check(self)
@@ -48,7 +50,7 @@ class ServerSettings:
             )
 
 
-LIMITS = [f.name for f in fields(ServerSettings) if f.name.startswith(("max_", "retry_"))]
+LIMITS = [f.name for f in fields(ServerSettings) if f.name.startswith(("max_", "retry_", "request_"))]
 
 
 def is_loopback(host: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from value_model.files import nan_as_none, write_text
+from value_model.files import naming_full_disk, nan_as_none, write_text
 from value_model.training.settings import TrainSettings
 
 LOG = "metrics.jsonl"
@@ -33,7 +33,7 @@ def metrics_log(settings: TrainSettings, update: int) -> Iterator[WriteRecord]:
     # An interrupted run may end with an incomplete line.
     kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= update]
     write_text(path, "".join(f"{line}\n" for line in kept))
-    with path.open("a", buffering=1) as file, _wandb_log(settings) as send:
+    with naming_full_disk(path), path.open("a", buffering=1) as file, _wandb_log(settings) as send:
 
         def write(record: dict[str, Any]) -> None:
             file.write(json.dumps(nan_as_none(record)) + "\n")

@@ -113,9 +113,9 @@ class Trainer:
         """Resume from a file that :meth:`save` wrote; every process reads it.
 
         Raises:
-            TrainError: it was written with other settings.
+            TrainError: it is damaged, or was written with other settings.
         """
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _read_state(path)
         changed = [key for key in changed_keys(asdict(self.settings), state["settings"]) if key not in MAY_CHANGE]
         if changed:
             raise TrainError(
@@ -228,6 +228,15 @@ class Trainer:
     def _set_parameter_values(self, values: dict[str, Tensor]) -> None:
         for name, parameter in self.parameters.items():
             parameter.copy_(values[name])
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    keys = ("settings", "update", "best", "parameters", "optimizer", "scheduler")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: state[key] for key in keys}
+    except Exception as error:  # the type of the error depends on how the file is damaged
+        raise TrainError(f"{path} is damaged ({error!r:.200}): delete it to train from the start") from error
 
 
 def _learning_rate(optimizer: OptimizerSettings, part: str) -> float:

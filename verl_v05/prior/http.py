@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import ssl
@@ -36,7 +37,9 @@ class HttpPrior(Prior):
     Args:
         url: base address, such as http://127.0.0.1:8765.
         token_env: environment variable with the bearer token, in the allocator's process; unset means no token.
-        timeout_s: seconds to wait for the connection, and for the answer, of one try.
+        timeout_s: seconds for one try, from the connection to the answer's last byte.
+        deadline_s: seconds for all requests of one batch of prompts, retries included; below ``prior.timeout_s``, after
+            which the batch's priors are missing whatever comes.
         batch_size: prompts a request.
         retries: further tries of a request.
         verify: check the server's certificate; or the file of the authority that signed it.
@@ -48,6 +51,7 @@ class HttpPrior(Prior):
         url: str,
         token_env: str = TOKEN_ENV,
         timeout_s: float = 60.0,
+        deadline_s: float = 540.0,
         batch_size: int = 256,
         retries: int = 2,
         verify: bool | str = True,
@@ -57,7 +61,8 @@ class HttpPrior(Prior):
         require(
             f"{KEY}.token_env", token_env, isinstance(token_env, str) and token_env != "", "an environment variable"
         )
-        require(f"{KEY}.timeout_s", timeout_s, _is_number(timeout_s) and 0 < timeout_s < math.inf, "positive seconds")
+        for name, seconds in (("timeout_s", timeout_s), ("deadline_s", deadline_s)):
+            require(f"{KEY}.{name}", seconds, _is_number(seconds) and 0 < seconds < math.inf, "positive seconds")
         require(f"{KEY}.batch_size", batch_size, type(batch_size) is int and batch_size >= 1, "an integer >= 1")
         require(f"{KEY}.retries", retries, type(retries) is int and retries >= 0, "an integer >= 0")
         require(f"{KEY}.allow_insecure", allow_insecure, type(allow_insecure) is bool, "true or false")
@@ -69,12 +74,14 @@ class HttpPrior(Prior):
         allowed = f"https, as the token of {token_env} would travel in clear (or set {KEY}.allow_insecure=true)"
         require(f"{KEY}.url", url, allow_insecure or not in_clear, allowed)
         self.url = f"{str(base).rstrip('/')}/v1/predict"
+        self.timeout_s = timeout_s
+        self.deadline_s = deadline_s
         self.batch_size = batch_size
         self.retries = retries
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         trusted = _tls(verify)
         tls = trusted if base.scheme == "https" else False  # for http, httpx would still read all authorities
-        self._client = httpx.Client(headers=headers, timeout=timeout_s, verify=tls, trust_env=False)
+        self._client: dict[str, Any] = {"headers": headers, "timeout": timeout_s, "verify": tls, "trust_env": False}
 
     def start(self, placement_groups: Sequence[PlacementGroup] = ()) -> None:
         """Ask a first question, so that a wrong address or token ends the run before it starts."""
@@ -87,20 +94,22 @@ class HttpPrior(Prior):
         if context is None:
             return answer
         examples = [{"prompt": o.query.text, "score": reward_of_success(float(o.success))} for o in context]
+        deadline = time.monotonic() + self.deadline_s
         for start in range(0, len(queries), self.batch_size):
             prompts = [q.text for q in queries[start : start + self.batch_size]]
-            response = self._post({"context": examples, "prompts": prompts})
+            response = self._post({"context": examples, "prompts": prompts}, deadline)
             answer[start : start + len(prompts)] = self._probabilities(response, len(prompts))
         return answer
 
-    def close(self) -> None:
-        self._client.close()
-
-    def _post(self, body: dict[str, Any]) -> httpx.Response:
+    def _post(self, body: dict[str, Any], deadline: float) -> httpx.Response:
+        problem = f"was not asked about all prompts: deadline_s={self.deadline_s:g} is over"
         for attempt in range(self.retries + 1):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
             wait = min(BACKOFF_S * 2.0 ** min(attempt, 32), MAX_BACKOFF_S)
             try:
-                response = self._client.post(self.url, json=body)
+                response = asyncio.run(self._try(body, min(self.timeout_s, left)))
             except httpx.RequestError as error:
                 problem = f"did not answer: {type(error).__name__}: {error}"
             else:
@@ -111,15 +120,29 @@ class HttpPrior(Prior):
                     break
                 wait = _retry_after(response, wait)
             if attempt < self.retries:
-                time.sleep(wait)
+                time.sleep(min(wait, max(deadline - time.monotonic(), 0)))
         raise HttpPriorError(f"{self.url} {problem}")
+
+    async def _try(self, body: dict[str, Any], seconds: float) -> httpx.Response:
+        """One request, whose time is limited as a whole.
+
+        httpx's own timeouts are of single reads, which a server that sends a byte now and then never exceeds. Only a
+        coroutine can be cancelled in the middle of one, hence a client for each try: it belongs to an event loop.
+        """
+        async with httpx.AsyncClient(**self._client) as client:
+            try:
+                async with asyncio.timeout(seconds):
+                    return await client.post(self.url, json=body)
+            except TimeoutError as error:
+                raise httpx.ReadTimeout(f"no whole answer in {seconds:g} s") from error
 
     def _probabilities(self, response: httpx.Response, count: int) -> np.ndarray:
         try:
             values = response.json()["probabilities"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             values = None
-        if not (isinstance(values, list) and len(values) == count and all(v is None or _is_number(v) for v in values)):
+        # Python reads NaN and Infinity, which are no JSON; a NaN would count as a prompt that the model does not know.
+        if not (isinstance(values, list) and len(values) == count and all(map(_is_finite_or_null, values))):
             expected = f"'probabilities' must be {count} numbers or nulls, one a prompt"
             raise HttpPriorError(f"{self.url} answered 200: {response.text[:200]!r}; {expected}")
         return np.array([math.nan if v is None else v for v in values], dtype=np.float64)
@@ -156,3 +179,7 @@ def _retry_after(response: httpx.Response, otherwise: float) -> float:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_finite_or_null(value: Any) -> bool:
+    return value is None or (_is_number(value) and math.isfinite(value))

@@ -15,8 +15,9 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_v05.compat.contract import check_contract
 from verl_v05.estimators.register import check_parameters, estimator_of, using
+from verl_v05.run_folder import check_run_folder
 from verl_v05.settings import KEY, WatchSettings
-from verl_v05.trainer.checkpoint import ALLOCATOR, COST, ESTIMATOR, FILE, load_state, save_state
+from verl_v05.trainer.checkpoint import ALLOCATOR, COST, ESTIMATOR, FILE, load_state, save_state, torn_folder_removed
 from verl_v05.trainer.cost import Cost, discarded_rollouts
 from verl_v05.trainer.log_parts import move_aside
 from verl_v05.trainer.recorder import check_folder
@@ -44,6 +45,7 @@ class SyncTrainer(PPOTrainerSync):
 
     def __init__(self, config: DictConfig):
         check_contract()
+        check_run_folder(config)  # again: a run may come without our launch check, and this may be another machine
         check_folder(config)
         check_parameters(config.algorithm)
         super().__init__(config)
@@ -95,9 +97,11 @@ class SyncTrainer(PPOTrainerSync):
         return parts
 
     def _save_checkpoint(self) -> None:
-        # Before verl's own, which ends by naming the checkpoint as the latest complete one.
-        save_state(self._checkpoint_folder(), self._state_parts())
-        super()._save_checkpoint()
+        folder = self._checkpoint_folder()
+        with torn_folder_removed(folder):
+            # Before verl's own, which ends by naming the checkpoint as the latest complete one.
+            save_state(folder, self._state_parts())
+            super()._save_checkpoint()
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         if self._estimator is None:

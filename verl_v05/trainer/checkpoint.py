@@ -6,12 +6,14 @@ state) and ``allocator`` (prior, fusion and support buffer of V0.5). A run write
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from value_model.files import write_json
+from value_model.files import DiskFullError, naming_full_disk, read_json, write_json
 
 FILE = "v05_state.json"
 FORMAT = 3
@@ -20,11 +22,54 @@ ALLOCATOR_ONLY_FORMAT = 2
 OLD_FILES = {"cost": "v05_cost.json", "estimator": "v05_ha_dw.json"}
 
 ALLOCATOR, COST, ESTIMATOR = "allocator", "cost", "estimator"
+# What each part has to have for a run that resumes from it.
+KEYS = {
+    ALLOCATOR: ("provider", "prior", "fusion", "belief", "support"),
+    COST: (),
+    ESTIMATOR: ("name", "state"),
+}
+TRACKER = "latest_checkpointed_iteration.txt"  # verl's, beside the folders
 
 
 def save_state(folder: str | os.PathLike, parts: dict[str, Any]) -> None:
     """Write the parts so that the file is either whole or absent."""
     write_json(Path(folder) / FILE, {"format": FORMAT, **parts})
+
+
+@contextmanager
+def torn_folder_removed(folder: str | os.PathLike) -> Iterator[None]:
+    """Write a whole checkpoint in the block; if the disk is full, what was written of it goes again.
+
+    A step that the tracker names stays, however torn: resuming has to fail at it, not begin anew.
+
+    Raises:
+        value_model.files.DiskFullError: naming the file, or the folder where verl's part did not fit.
+    """
+    folder = Path(folder)
+    try:
+        with naming_full_disk(folder):
+            yield
+    except DiskFullError:
+        if tracked_folder(folder.parent) != folder:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def tracked_folder(run: str | os.PathLike) -> Path | None:
+    """The checkpoint that verl resumes a run from, there or not; None where it begins anew.
+
+    Raises:
+        ValueError: the tracker does not hold a number.
+    """
+    tracker = Path(run) / TRACKER
+    try:
+        text = tracker.read_text(errors="replace")
+    except FileNotFoundError:
+        return None
+    try:
+        return Path(run) / f"global_step_{int(text)}"
+    except ValueError:
+        raise ValueError(f"{tracker} is damaged: {text[:40]!r} is no step") from None
 
 
 def load_state(folder: str | os.PathLike) -> dict[str, Any]:
@@ -46,6 +91,23 @@ def load_state(folder: str | os.PathLike) -> dict[str, Any]:
     return parts
 
 
+def check_parts(folder: str | os.PathLike, parts: dict[str, Any], names: Iterable[str]) -> None:
+    """Check that the parts of these names, where they are there, have what a run reads of them.
+
+    Raises:
+        ValueError: naming the file and the key.
+    """
+    path = Path(folder) / FILE
+    for name in names:
+        part = parts.get(name, {})
+        if not isinstance(part, Mapping):
+            raise ValueError(f"{path} is damaged: {name} is no object; resume from an earlier checkpoint")
+        if name == COST and (odd := [key for key, value in part.items() if not isinstance(value, (int, float))]):
+            raise ValueError(f"{path} is damaged: {name}.{odd[0]} is no number; resume from an earlier checkpoint")
+        if missing := [key for key in KEYS[name] if name in parts and key not in part]:
+            raise ValueError(f"{path} is damaged: {name}.{missing[0]} is missing; resume from an earlier checkpoint")
+
+
 def allocator_state(folder: str | os.PathLike, parts: dict[str, Any], allow_missing: bool) -> dict[str, Any] | None:
     """The allocator's part of :func:`load_state`; None if it is absent and ``allow_missing``.
 
@@ -61,10 +123,25 @@ def allocator_state(folder: str | os.PathLike, parts: dict[str, Any], allow_miss
     return parts.get(ALLOCATOR)
 
 
+@contextmanager
+def naming_state_file(folder: str | os.PathLike, *errors: type[Exception]) -> Iterator[None]:
+    """Name the file where the block, which restores a part of it, cannot read what is in that part.
+
+    Raises:
+        ValueError: in the place of ``errors``, and of those of what is not there or of another type.
+    """
+    unreadable: tuple[type[Exception], ...] = (LookupError, TypeError, AttributeError, *errors)
+    try:
+        yield
+    except unreadable as error:
+        path, reason = Path(folder) / FILE, getattr(error, "cause", error)  # without Ray's traceback around it
+        raise ValueError(f"{path} cannot be restored: {reason!r}; resume from an earlier checkpoint") from error
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        state = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        state = read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); resume from an earlier checkpoint") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} is damaged (no object); resume from an earlier checkpoint")

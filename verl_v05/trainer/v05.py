@@ -28,11 +28,12 @@ from verl.utils.py_functional import rename_dict
 from verl_v05.estimators.v05 import step_inputs
 from verl_v05.launch import check_run
 from verl_v05.method import Method
+from verl_v05.rollout.allocator import PriorError
 from verl_v05.rollout.outcome import shaping_reward
 from verl_v05.rollout.rows import StepRows, match_rows, padding, response_tokens
 from verl_v05.rollout.step_inputs import StepInputs
 from verl_v05.trainer.base import SyncTrainer
-from verl_v05.trainer.checkpoint import ALLOCATOR, allocator_state
+from verl_v05.trainer.checkpoint import ALLOCATOR, allocator_state, naming_state_file
 from verl_v05.trainer.metrics import step_metrics
 from verl_v05.trainer.recorder import write_outcomes, write_step
 from verl_v05.trainer.watch import RunLostError
@@ -83,7 +84,8 @@ class V05Trainer(SyncTrainer):
             folder = self._checkpoint_folder(resumed=True)
             state = allocator_state(folder, parts, self.settings.allow_missing_state)
             if state is not None:
-                ray.get(self._allocator.load_state_dict.remote(state))
+                with naming_state_file(folder, PriorError):
+                    ray.get(self._allocator.load_state_dict.remote(state))
 
     def _policy_placement_groups(self) -> list[PlacementGroup]:
         """Of the policy's ranks, one a node."""
