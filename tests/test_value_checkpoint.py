@@ -273,11 +273,11 @@ def test_processes_that_save_to_one_folder_leave_a_whole_model_of_one_of_them(
 
 def test_the_shipped_model_is_the_published_one() -> None:
     model = ValueModel.from_pretrained()
-    assert model.identity == "28cc313bf5f0b3128faa6afd"
+    assert model.identity == "28bae9ba31531937563e230e"
     context = [f"What is {i} + {i + 3}?" for i in range(20)]
     scores = [1.0 if i % 3 else -1.0 for i in range(20)]
     predictions = model.predict(context, scores, ["What is 4 + 5?", "Compute 12*13.", "What is 77 - 8?"])
-    assert predictions == pytest.approx([0.818286, 0.728052, 0.700179], abs=1e-3)
+    assert predictions == pytest.approx([0.790036, 0.847815, 0.722168], abs=1e-3)
 
 
 # What is missing, damaged or of another kind.
