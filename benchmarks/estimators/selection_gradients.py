@@ -76,6 +76,7 @@ LINES = [
     # All strengths are equal without a history, and then ``posterior`` divides as ``outcome_variance`` does.
     *(replace(SPARSE, utility=name, prior=HISTORY) for name in ("posterior", "product")),
     replace(SPARSE, utility="product"),
+    *(replace(SPARSE, utility="headroom", prior=name) for name in (EXACT, NOISY, HISTORY)),
     *(replace(SPARSE, baseline=name) for name in (SHRINKAGE, EMPIRICAL_BAYES)),
     *(replace(SPARSE, weights=True, explore=share) for share in (0.2, 0.05)),
     *(replace(SPARSE, prior=name, sigma_floor=1.0) for name in (EXACT, NOISY)),
