@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Written once at installation: without bytecode every process of a run compiles verl and sglang again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast data bench bench-estimators theorems schedules compare compare-priors compare-fusion small-v0 lint clean
+.PHONY: demo test test-fast test-faults data bench bench-estimators theorems schedules compare compare-priors compare-fusion small-v0 lint clean
 
 # `make data ARGS="--local DIR"`, `make bench MODEL=FOLDER_OR_HUB_ID ARGS="--benchmarks aime24 amc23"`. Without a model and
 # without a GPU, bench asks a small model a sample.
@@ -20,10 +20,13 @@ demo: $(VENV)/installed
 	python -m recipes.demo
 
 test: $(VENV)/installed
-	$(PYTEST)
+	$(PYTEST) -m "not faults"
 
 test-fast: $(VENV)/installed
 	$(PYTEST) -m "not slow"
+
+test-faults: $(VENV)/installed
+	python -m pytest -m faults
 
 data: $(VENV)/installed
 	python -m recipes.data $(ARGS)

@@ -1,0 +1,160 @@
+"""Real kills in real runs: each process of a run dies with requests in flight, and the run ends in time, by its name.
+
+A frozen kill: the engine's scheduler is stopped right after a step was logged, the target is killed while requests
+wait for it, and the scheduler goes on. `make test-faults` runs these; each is a training of a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from recipes.demo.training_process import SCRIPT
+from verl_v05.trainer.watch import LAST_WORDS
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+
+LIMIT_S = 60  # from the kill to the run's end
+START_S = 300
+SCHEDULER = r"sglang::scheduler"
+TINY = [
+    "data.train_batch_size=32",
+    "algorithm.v05.max_rollouts_per_step=32",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=32",
+    "trainer.val_before_train=false",
+    "trainer.test_freq=-1",
+    "trainer.total_training_steps=200",
+]
+
+
+class TrainingRun:
+    """A demo training in a process group of its own."""
+
+    def __init__(self, task: Path, out: Path, overrides: list[str], ignore_quit: bool = False):
+        out.mkdir(parents=True)
+        self.out, self.log = out, out / "train.log"
+        environment = {**os.environ, "RAY_ADDRESS": "local"}
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        command = [str(SCRIPT), "v05_sparse", "0", str(task), str(out), *TINY, *overrides]
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=(lambda: signal.signal(signal.SIGQUIT, signal.SIG_IGN)) if ignore_quit else None,
+            )
+
+    def find(self, title: str) -> psutil.Process:
+        """A process of the run by its title, a regular expression."""
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            if child.status() != psutil.STATUS_ZOMBIE and re.search(title, " ".join(child.cmdline())):
+                return child
+        raise AssertionError(f"no process {title} in the run:\n{self.tail()}")
+
+    def wait_for_step(self, step: int) -> None:
+        until = time.monotonic() + START_S
+        while self.steps() < step:
+            assert self.process.poll() is None, self.tail()
+            assert time.monotonic() < until, self.tail()
+            time.sleep(0.05)
+
+    def steps(self) -> int:
+        log = self.out / "metrics.jsonl"
+        return len(log.read_bytes().splitlines()) if log.exists() else 0
+
+    def frozen_kill(self, title: str) -> int:
+        """Kill a process while its requests wait for the engine; returns its pid."""
+        scheduler, victim = self.find(SCHEDULER), self.find(title)
+        self.wait_for_step(self.steps() + 1)
+        scheduler.send_signal(signal.SIGSTOP)
+        time.sleep(2.5)
+        steps = self.steps()
+        victim.kill()
+        if victim != scheduler:
+            scheduler.send_signal(signal.SIGCONT)
+        assert steps == self.steps()  # it died in the middle of a step
+        return victim.pid
+
+    def ended(self) -> int:
+        """The run's exit code, once it has ended within the limit."""
+        try:
+            return self.process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {LIMIT_S} s:\n{self.tail()}") from None
+
+    def tail(self, lines: int = 40) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                child.kill()
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+
+Start = Callable[..., TrainingRun]
+
+
+@pytest.fixture
+def start(task: Path, tmp_path: Path) -> Iterator[Start]:
+    runs: list[TrainingRun] = []
+
+    def started(*overrides: str, ignore_quit: bool = False) -> TrainingRun:
+        runs.append(TrainingRun(task, tmp_path / "run", list(overrides), ignore_quit))
+        runs[-1].wait_for_step(1)
+        return runs[-1]
+
+    yield started
+    for run in runs:
+        run.kill()
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "ray::V05AgentLoopWorker",
+        "ray::Allocator",
+        "ray::RewardLoopWorker",
+        "ray::WorkerDict",
+        "ray::TransferQueueController",
+        "ray::SimpleStorageUnit",
+        "ray::SGLangHttpServer",
+    ],
+)
+def test_a_process_that_dies_ends_the_run_by_name(title: str, start: Start) -> None:
+    run = start()
+    pid = run.frozen_kill(title)
+    assert run.ended() != 0
+    for words in ((run.out / "checkpoints" / LAST_WORDS).read_text(), run.tail(60)):
+        assert f"process {pid} " in words and "has died" in words
+
+
+@pytest.mark.parametrize("ignore_quit", [False, True])
+def test_an_engine_without_its_scheduler_ends_the_run(ignore_quit: bool, start: Start) -> None:
+    run = start(ignore_quit=ignore_quit)
+    run.frozen_kill(SCHEDULER)
+    assert run.ended() != 0
+    assert "SGLangHttpServer" in run.tail(80)
+
+
+def test_an_allocator_that_is_stopped_ends_the_run(start: Start) -> None:
+    run = start("algorithm.v05.watch.answer_s=10")
+    allocator = run.find("ray::Allocator")
+    allocator.suspend()
+    assert run.ended() != 0
+    assert "Allocator" in (words := run.tail(60)) and "has not answered for 10 s" in words
