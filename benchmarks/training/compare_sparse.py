@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -174,8 +174,11 @@ def collect(jobs: Sequence[Job], path: Path, processes: int, console: Console) -
 def collect_verl(task: Path, out: Path, seeds: Sequence[int], total: int, console: Console) -> pd.DataFrame:
     """As :func:`collect`, of the field on the real trainer, with the seconds of its steps."""
     steps = total // VERL_ROLLOUTS
-    often: Callable[[str, int], list[str]] = lambda method, seed: [f"trainer.test_freq={max(1, steps // 6)}"]  # noqa: E731
-    folders = train_verl(list(VERL_FIELD.values()), out, seeds, steps, console, often, task)
+
+    def overrides(method: str, seed: int) -> list[str]:
+        return [f"trainer.test_freq={max(1, steps // 6)}"]
+
+    folders = train_verl(list(VERL_FIELD.values()), out, seeds, steps, console, overrides, task)
     rows = []
     for line, method in VERL_FIELD.items():
         for seed, folder in zip(seeds, folders[method], strict=True):
