@@ -487,12 +487,12 @@ def test_rewards_that_are_elsewhere_are_warned_of() -> None:
 def test_packages_that_are_absent_are_warned_of(
     overrides: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verl_v05.compat.config.find_spec", lambda name: None)
+    monkeypatch.setattr("verl_v05.compat.packages.find_spec", lambda name: None)
     assert any(message in warning for warning in warnings(compose(*overrides, name="v05", platform="cpu")))
 
 
 def test_a_launch_for_gpus_is_not_held_against_a_machine_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verl_v05.compat.config.find_spec", lambda name: None)
+    monkeypatch.setattr("verl_v05.compat.packages.find_spec", lambda name: None)
     found = "\n".join(warnings(compose("trainer.logger=[console,wandb]", platform="gpu")))
     assert "needs wandb" in found and "flash_attn" not in found and "sglang" not in found
 
