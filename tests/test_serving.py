@@ -143,6 +143,22 @@ def test_on_a_gpu_memory_is_given_back_between_answers(model_path: str) -> None:
 
 
 @pytest.mark.gpu
+def test_a_gpu_without_memory_is_an_error_that_leaves_the_replica_as_it_was(model_path: str) -> None:
+    replica = loaded(model_path, "cuda:0")
+    before = answer(replica)
+    replica.sleep()
+    torch.cuda.set_per_process_memory_fraction(2**19 / torch.cuda.mem_get_info()[1])
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            answer(replica)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        replica.sleep()
+    assert torch.cuda.memory_allocated() < 2**20
+    np.testing.assert_allclose(answer(replica), before, rtol=0, atol=1e-6)
+
+
+@pytest.mark.gpu
 def test_answers_of_a_gpu_are_the_cpus(model_path: str, tiny_model: ValueModel) -> None:
     expected = tiny_model.predict(CONTEXT, SCORES, PROMPTS)
     np.testing.assert_allclose(answer(loaded(model_path, "cuda:0", "float32")), expected, rtol=0, atol=1e-3)

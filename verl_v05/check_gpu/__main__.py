@@ -92,9 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m verl_v05.check_gpu", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--only", nargs="+", default=[], metavar="STAGE", help="run these only")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/check_gpu"), metavar="DIR", help="results and logs [%(default)s]"
-    )
+    parser.add_argument("--out", type=Path, default=Path("runs/check_gpu"), metavar="DIR", help="[%(default)s]")
     parser.add_argument("--task", type=Path, metavar="DIR", help="a demo's task, made if absent [OUT/task]")
     return parser
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -19,25 +20,27 @@ SHAPE = {
 VOCABULARY = 151936
 
 
-def write_policy(folder: Path, tokenizer: Path | None = None, config_only: bool = False, seed: int = 0) -> None:
+def write_policy(
+    folder: Path, tokenizer: Path | None = None, config_only: bool = False, shape: Mapping[str, int] = SHAPE
+) -> None:
     """Write config and weights in bfloat16, with another model's tokenizer if one is given.
 
     Args:
         folder: made if there is none.
         tokenizer: folder of the model whose tokenizer it takes.
         config_only: leave the weights out, as a dry run does not read them.
-        seed: of the weights.
+        shape: entries of the config that differ from those of 0.6B.
     """
     tokens = AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None
     special = {f"{name}_token_id": getattr(tokens, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
-    shape = {**SHAPE, "vocab_size": VOCABULARY, "max_position_embeddings": 8192, "tie_word_embeddings": True}
-    config = Qwen3Config(**shape, **special, architectures=["Qwen3ForCausalLM"])
+    sizes = {"vocab_size": VOCABULARY, "max_position_embeddings": 8192, "tie_word_embeddings": True, **shape}
+    config = Qwen3Config(**sizes, **special, architectures=["Qwen3ForCausalLM"])
     config.save_pretrained(folder)
     if tokens is not None:
         tokens.save_pretrained(folder)
     if config_only:
         return
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 

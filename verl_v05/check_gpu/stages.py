@@ -76,7 +76,8 @@ def make_stages(place: Place) -> list[Stage]:
             "sglang",
             "a random Qwen3 of 0.6B: generate, sleep, wake with other weights, twice",
             limit_s=300,
-            command=module("engine", str(out / "engine_policy")),
+            command=(engine := module("engine", str(out / "engine_policy"))),
+            without_gpu=engine,
         ),
         _training(
             place,
