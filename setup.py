@@ -41,7 +41,8 @@ setup(
     ],
     extras_require={
         "sglang": ["sglang==0.5.14"],
-        "gpu": ["flash-attn"],
+        # Built from source, after torch: docs/gpu.md. The version that verl pins.
+        "flash-attn": ["flash-attn==2.8.3"],
         # prior.provider=v0
         "v0": [
             "huggingface_hub",

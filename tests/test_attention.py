@@ -38,7 +38,7 @@ def sequences(device: str) -> list[torch.Tensor]:
     return [torch.randint(0, VOCABULARY, (length,)).to(device) for length in LENGTHS]
 
 
-def packed(device: str) -> dict[str, torch.Tensor | None | bool]:
+def packed(device: str) -> dict[str, torch.Tensor | bool | None]:
     """What verl gives a model with use_remove_padding: one row, told apart by its position ids."""
     rows = sequences(device)
     positions = torch.cat([torch.arange(len(row), device=device) for row in rows])
@@ -65,9 +65,7 @@ def test_the_fused_kernel_computes_log_probs_in_float32_where_verl_rounds_them(d
     fused = forward_with_torch_backend(model, **inputs, return_dict=True, shift_labels=labels).log_probs[0]
     assert by_row.dtype == torch.bfloat16 and (by_row - exact).abs().max() > 1e-3
     assert fused.dtype == torch.float32
-    assert (fused - exact).abs().max() < (
-        1e-5 if device == "cpu" else 0.02
-    )  # on a GPU the logits' own rounding differs
+    assert (fused - exact).abs().max() < (1e-5 if device == "cpu" else 0.02)
 
 
 @pytest.mark.parametrize(
