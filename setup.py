@@ -25,9 +25,11 @@ setup(
     install_requires=[
         "verl==0.9.1",
         "array-api-compat",
+        "cachetools",  # which verl imports and does not ask for
         "hydra-core",
         "math-verify",
         "numpy",
+        "nvtx",  # the same, on GPUs
         "omegaconf",
         "packaging",
         "pandas",
