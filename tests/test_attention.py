@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from verl.models.transformers.dense_common import forward_with_torch_backend
-from verl.utils.torch_functional import logprobs_from_logits_v2
+from verl.models.transformers.monkey_patch import patch_forward_with_backends
+from verl.utils.tensordict_utils import get_tensordict
+from verl.utils.torch_functional import entropy_from_logits, logprobs_from_logits_v2
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 ON_DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 LENGTHS = (7, 12, 5)
@@ -66,6 +72,47 @@ def test_the_fused_kernel_computes_log_probs_in_float32_where_verl_rounds_them(d
     assert by_row.dtype == torch.bfloat16 and (by_row - exact).abs().max() > 1e-3
     assert fused.dtype == torch.float32
     assert (fused - exact).abs().max() < (1e-5 if device == "cpu" else 0.02)
+
+
+@dataclass
+class Computed:
+    """What verl's engine makes of one micro-batch; the last label of a sequence is another's, and is never used."""
+
+    log_probs: torch.Tensor
+    entropy: torch.Tensor
+    head_gradient: torch.Tensor
+    attention_gradient: torch.Tensor
+
+
+def by_verls_engine(fused: bool, packed: bool, monkeypatch: pytest.MonkeyPatch) -> Computed:
+    """Forward and backward pass by the methods of verl's FSDP engine, without a process group."""
+    model, rows = policy("cpu"), sequences("cpu")
+    monkeypatch.setattr(Qwen3ForCausalLM, "forward", Qwen3ForCausalLM.forward)  # restored, verl replaces the class's
+    patch_forward_with_backends(model, use_fused_kernels=fused, fused_kernels_backend="torch")
+    engine: Any = object.__new__(FSDPEngineWithLMHead)
+    engine.module, engine.use_ulysses_sp, engine.pad_to_length = model, False, 0
+    engine.ulysses_sequence_parallel_size, engine.compute_entropy_from_logits = 1, entropy_from_logits
+    engine.engine_config = SimpleNamespace(entropy_checkpointing=False, entropy_from_logits_with_chunking=False)
+    positions = [torch.arange(len(row)) for row in rows]
+    tensors = {"input_ids": rows, "position_ids": positions}
+    nested = {name: torch.nested.as_nested_tensor(parts, layout=torch.jagged) for name, parts in tensors.items()}
+    flags = {"use_remove_padding": packed, "use_fused_kernels": fused, "temperature": 0.7, "calculate_entropy": True}
+    batch = get_tensordict(nested, flags)
+    inputs, arguments = engine.prepare_model_inputs(batch)
+    found = engine.prepare_model_outputs(model(**inputs, use_cache=False), arguments, batch, None)
+    used = torch.cat([position < len(row) - 1 for position, row in zip(positions, rows, strict=True)])
+    log_probs, entropy = (found[name].values() for name in ("log_probs", "entropy"))
+    log_probs[used].sum().backward()
+    gradients = model.lm_head.weight.grad, model.model.layers[0].self_attn.q_proj.weight.grad
+    return Computed(log_probs[used].detach(), entropy.detach(), *gradients)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_verls_engine_computes_the_same_with_the_fused_kernel(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = by_verls_engine(False, packed, monkeypatch)
+    fused = by_verls_engine(True, packed, monkeypatch)
+    for name, value in vars(usual).items():
+        torch.testing.assert_close(getattr(fused, name), value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
