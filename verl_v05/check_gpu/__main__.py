@@ -30,7 +30,8 @@ CHECKOUT = Path(__file__).parents[2]
 def main(argv: Sequence[str] | None = None, stages: Sequence[Stage] | None = None) -> int:
     """Run the stages, by default all; returns the exit code."""
     args = _parser().parse_args(argv)
-    out, machine = args.out.resolve(), {"gpus": gpus(), "cores": os.cpu_count(), "host_gib": _host_gib()}
+    out, cards = args.out.resolve(), gpus()
+    machine = {"gpus": cards, "cores": os.cpu_count(), "host_gib": psutil.virtual_memory().total >> 30}
     task = (args.task or args.out / "task").resolve()
     stages = make_stages(Place(CHECKOUT, out, task)) if stages is None else stages
     known = [stage.name for stage in stages]
@@ -41,11 +42,11 @@ def main(argv: Sequence[str] | None = None, stages: Sequence[Stage] | None = Non
         print(f"{CHECKOUT} is no checkout of verl-v05: its recipes and tests are what is run here", file=sys.stderr)
         return 2
     results: dict[str, Any] = {"machine": machine, "stages": []}
-    print(", ".join(machine["gpus"]) or "no GPU: stages that need one are only described or dry-run", flush=True)
+    print(", ".join(cards) or "no GPU: stages that need one are only described or dry-run", flush=True)
     for stage in stages:
         if args.only and stage.name not in args.only:
             continue
-        results["stages"].append(run_stage(stage, out, gpu=bool(machine["gpus"])))
+        results["stages"].append(run_stage(stage, out, gpu=bool(cards)))
         print(line(results["stages"][-1]), flush=True)
         # After every stage: a machine may be taken away before the last one.
         write_json(out / "check_gpu.json", results, indent=2)
@@ -57,7 +58,13 @@ def main(argv: Sequence[str] | None = None, stages: Sequence[Stage] | None = Non
 def run_stage(stage: Stage, out: Path, gpu: bool) -> dict[str, Any]:
     """Run one stage, or what stands for it without a GPU; its results as data."""
     command = stage.command if gpu else stage.without_gpu
-    result = {"name": stage.name, "what": stage.what, "limit_s": stage.limit_s, "seconds": 0.0, "facts": {}}
+    result: dict[str, Any] = {
+        "name": stage.name,
+        "what": stage.what,
+        "limit_s": stage.limit_s,
+        "seconds": 0.0,
+        "facts": {},
+    }
     result |= {"command": _command(stage, command or stage.command), "detail": "", **asdict(Outcome(None, 0.0))}
     if command is None:
         return result | {"status": "left out", "detail": f"needs a GPU; would run: {stage.what}"}
@@ -82,10 +89,6 @@ def _command(stage: Stage, command: Sequence[str]) -> str:
     """As it can be typed into a shell."""
     variables = [f"{name}={shlex.quote(value)}" for name, value in stage.environment.items()]
     return " ".join([*variables, shlex.join(command)])
-
-
-def _host_gib() -> int:
-    return psutil.virtual_memory().total >> 30
 
 
 def _parser() -> argparse.ArgumentParser:

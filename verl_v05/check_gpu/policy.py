@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 1024,
     "intermediate_size": 3072,
     "num_hidden_layers": 28,
@@ -21,7 +22,7 @@ VOCABULARY = 151936
 
 
 def write_policy(
-    folder: Path, tokenizer: Path | None = None, config_only: bool = False, shape: Mapping[str, int] = SHAPE
+    folder: Path, tokenizer: Path | None = None, config_only: bool = False, shape: Mapping[str, Any] = SHAPE
 ) -> None:
     """Write config and weights in bfloat16, with another model's tokenizer if one is given.
 
@@ -32,8 +33,15 @@ def write_policy(
         shape: entries of the config that differ from those of 0.6B.
     """
     tokens = AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None
-    special = {f"{name}_token_id": getattr(tokens, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
-    sizes = {"vocab_size": VOCABULARY, "max_position_embeddings": 8192, "tie_word_embeddings": True, **shape}
+    special: dict[str, Any] = {
+        f"{name}_token_id": getattr(tokens, f"{name}_token_id", None) for name in ("bos", "eos", "pad")
+    }
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+        **shape,
+    }
     config = Qwen3Config(**sizes, **special, architectures=["Qwen3ForCausalLM"])
     config.save_pretrained(folder)
     if tokens is not None:
@@ -42,7 +50,7 @@ def write_policy(
         return
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+        Qwen3ForCausalLM(config).bfloat16().save_pretrained(folder)
 
 
 if __name__ == "__main__":
