@@ -35,7 +35,7 @@ check() {
   fi
 }
 check contract python -m verl_v05.compat.contract
-grep -v warn "$OUT/contract.log" | tail -n 40
+grep -vi warn "$OUT/contract.log" | tail -n 40
 check tests python -m pytest -q tests/test_contract.py tests/test_config_keys.py tests/test_run_check.py tests/test_dry_run.py
 check training python -m recipes.demo --method v05_rounds --steps "$STEPS" --out "$OUT/run"
 exit $failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -106,7 +107,7 @@ def test_answers_after_a_sleep_are_those_from_before(model_path: str, device: st
     replica = loaded(model_path, device)
     first = answer(replica)
     replica.sleep()
-    np.testing.assert_allclose(answer(replica), first, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(answer(replica), first, rtol=0, atol=1e-6 if device == "cpu" else 1e-4)
 
 
 def test_sleep_drops_the_tensors_of_the_last_context(model_path: str) -> None:
@@ -132,6 +133,8 @@ def test_what_cublas_keeps_is_released_before_the_allocators_cache(monkeypatch: 
 
 @pytest.mark.gpu
 def test_on_a_gpu_memory_is_given_back_between_answers(model_path: str) -> None:
+    gc.collect()
+    release_cuda_memory()  # of the tests before
     replica = loaded(model_path, "cuda:0")
     assert torch.cuda.memory_allocated() == 0
     for _ in range(2):
@@ -147,6 +150,7 @@ def test_a_gpu_without_memory_is_an_error_that_leaves_the_replica_as_it_was(mode
     replica = loaded(model_path, "cuda:0")
     before = answer(replica)
     replica.sleep()
+    gc.collect()
     torch.cuda.set_per_process_memory_fraction(2**19 / torch.cuda.mem_get_info()[1])
     try:
         with pytest.raises(torch.OutOfMemoryError):
@@ -155,7 +159,7 @@ def test_a_gpu_without_memory_is_an_error_that_leaves_the_replica_as_it_was(mode
         torch.cuda.set_per_process_memory_fraction(1.0)
         replica.sleep()
     assert torch.cuda.memory_allocated() < 2**20
-    np.testing.assert_allclose(answer(replica), before, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(answer(replica), before, rtol=0, atol=1e-4)
 
 
 @pytest.mark.gpu

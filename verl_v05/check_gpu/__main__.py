@@ -22,7 +22,7 @@ import psutil
 from value_model.files import write_json, write_text
 from verl_v05.check_gpu.page import line, page
 from verl_v05.check_gpu.runner import Outcome, gpus, run_child
-from verl_v05.check_gpu.stages import Place, Stage, StageError, make_stages, printed_facts
+from verl_v05.check_gpu.stages import RUNS, Place, Stage, StageError, make_stages, printed_facts
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -58,17 +58,12 @@ def main(argv: Sequence[str] | None = None, stages: Sequence[Stage] | None = Non
 def run_stage(stage: Stage, out: Path, gpu: bool) -> dict[str, Any]:
     """Run one stage, or what stands for it without a GPU; its results as data."""
     command = stage.command if gpu else stage.without_gpu
-    result: dict[str, Any] = {
-        "name": stage.name,
-        "what": stage.what,
-        "limit_s": stage.limit_s,
-        "seconds": 0.0,
-        "facts": {},
-    }
-    result |= {"command": _command(stage, command or stage.command), "detail": "", **asdict(Outcome(None, 0.0))}
+    result: dict[str, Any] = {name: getattr(stage, name) for name in ("name", "what", "limit_s")}
+    result |= {"command": _command(stage, command or stage.command), "detail": "", "facts": {}}
+    result |= asdict(Outcome(None, 0.0))
     if command is None:
         return result | {"status": "left out", "detail": f"needs a GPU; would run: {stage.what}"}
-    shutil.rmtree(out / stage.name, ignore_errors=True)  # of an earlier check
+    shutil.rmtree(out / RUNS / stage.name, ignore_errors=True)  # of an earlier check
     log = out / "logs" / f"{stage.name}.log"
     paths = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
     outcome = run_child(command, {**stage.environment, "PYTHONPATH": paths}, stage.limit_s, log)

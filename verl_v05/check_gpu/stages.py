@@ -24,6 +24,9 @@ TOLD = {
 }
 
 
+RUNS = "check_gpu_runs"  # folder of the training stages' results; what an earlier check left there is deleted
+
+
 class StageError(RuntimeError):
     """A stage ended without an error, but its results are wrong."""
 
@@ -193,7 +196,7 @@ def _training(
         first: step that it must begin with.
         before: command that writes what it trains; with ``--config-only`` what a dry run reads of it.
     """
-    run, kept = place.out / name, place.out / (checkpoints or name) / "checkpoints"
+    run, kept = place.out / RUNS / name, place.out / RUNS / (checkpoints or name) / "checkpoints"
     recipe = str(place.checkout / "recipes" / "paper" / f"{script}.sh")
     train = shlex.join([recipe, f"trainer.default_local_dir={kept}", "trainer.val_before_train=false", *overrides])
     prepare, describe = (f"{shlex.join([*before, *more])} && " * bool(before) for more in ((), ("--config-only",)))
