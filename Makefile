@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Written once at installation: without bytecode every process of a run compiles verl and sglang again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-faults data bench bench-estimators theorems schedules compare compare-priors compare-fusion small-v0 lint clean
+.PHONY: demo test test-fast test-faults check-gpu canary data bench bench-estimators theorems schedules compare compare-priors compare-fusion small-v0 lint clean
 
 # `make data ARGS="--local DIR"`, `make bench MODEL=FOLDER_OR_HUB_ID ARGS="--benchmarks aime24 amc23"`. Without a model and
 # without a GPU, bench asks a small model a sample.
@@ -27,6 +27,14 @@ test-fast: $(VENV)/installed
 
 test-faults: $(VENV)/installed
 	python -m pytest -m faults
+
+# What works on this machine's GPU, in stages: ARGS="--only packages v05". Without a GPU: what needs none.
+check-gpu: $(VENV)/installed
+	python -m verl_v05.check_gpu $(ARGS)
+
+# The newest verl and sglang that go together, in an environment of their own; not in CI. ARGS=resolve only names them.
+canary: $(VENV)/installed
+	recipes/canary.sh $(ARGS)
 
 data: $(VENV)/installed
 	python -m recipes.data $(ARGS)

@@ -25,9 +25,11 @@ setup(
     install_requires=[
         "verl==0.9.1",
         "array-api-compat",
+        "cachetools",  # which verl imports and does not ask for
         "hydra-core",
         "math-verify",
         "numpy",
+        "nvtx",  # the same, on GPUs
         "omegaconf",
         "packaging",
         "pandas",
@@ -41,7 +43,8 @@ setup(
     ],
     extras_require={
         "sglang": ["sglang==0.5.14"],
-        "gpu": ["flash-attn"],
+        # Built from source, after torch: docs/gpu.md. The version that verl pins.
+        "flash-attn": ["flash-attn==2.8.3"],
         # prior.provider=v0
         "v0": [
             "huggingface_hub",

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from verl_v05.prior import NoPrior, Outcome, Prior, Query
 from verl_v05.rollout.allocator import Allocator
@@ -216,7 +217,14 @@ def test_a_step_waits_for_priors_no_longer_than_a_share_of_the_step_before(
 
 
 @pytest.mark.parametrize(
-    "error", [StopIteration, concurrent.futures.CancelledError, asyncio.CancelledError, SystemExit]
+    "error",
+    [
+        StopIteration,
+        concurrent.futures.CancelledError,
+        asyncio.CancelledError,
+        SystemExit,
+        torch.OutOfMemoryError,  # of a value model's replica
+    ],
 )
 def test_whatever_a_prior_raises_is_a_missing_prior(error: type[BaseException]) -> None:
     def answer(queries: Any, context: Any, step: int) -> np.ndarray:

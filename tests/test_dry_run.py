@@ -24,7 +24,7 @@ from verl_v05.dry_run.checks import check_config, check_model
 from verl_v05.dry_run.compose import compose_launch
 from verl_v05.dry_run.from_verl import check_with_verl, read_workers
 from verl_v05.dry_run.model_sizes import KNOWN, ModelShape, ShapeError, find_config, measure
-from verl_v05.dry_run.plan import Plan, make_plan, step_of
+from verl_v05.dry_run.plan import RELEASED_V0, Plan, make_plan, step_of
 from verl_v05.dry_run.tables import print_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:Disabled critic")
@@ -188,6 +188,16 @@ def test_four_nodes_hold_a_value_model_each_with_their_last_rank() -> None:
     ]
     assert [p.replica for p in plan.places] == list(range(32))
     assert plan.models["value model"].where == "1 a node, 0.1 of a GPU booked"
+
+
+def test_the_released_value_model_is_in_the_plan_with_its_head() -> None:
+    v0 = ["algorithm.v05.prior.provider=v0", f"algorithm.v05.prior.kwargs.model={RELEASED_V0}"]
+    model = plan_of(compose(*v0, name="v05")).models["value model"]
+    assert model.parameters == 606_763_568
+    assert model.where == "1 a node, 0.1 of a GPU booked, weights 1.2 GiB, up to 4.3 GiB while it answers"
+    exact = plan_of(compose(*v0, "algorithm.v05.prior.kwargs.dtype=float32", name="v05")).models["value model"]
+    assert "weights 2.3 GiB" in exact.where
+    assert "GiB" not in plan_of(compose(*v0, name="v05", platform="cpu")).models["value model"].where
 
 
 def test_replicas_of_two_gpus_take_neighbours() -> None:
@@ -487,12 +497,12 @@ def test_rewards_that_are_elsewhere_are_warned_of() -> None:
 def test_packages_that_are_absent_are_warned_of(
     overrides: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verl_v05.compat.config.find_spec", lambda name: None)
+    monkeypatch.setattr("verl_v05.compat.packages.find_spec", lambda name: None)
     assert any(message in warning for warning in warnings(compose(*overrides, name="v05", platform="cpu")))
 
 
 def test_a_launch_for_gpus_is_not_held_against_a_machine_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verl_v05.compat.config.find_spec", lambda name: None)
+    monkeypatch.setattr("verl_v05.compat.packages.find_spec", lambda name: None)
     found = "\n".join(warnings(compose("trainer.logger=[console,wandb]", platform="gpu")))
     assert "needs wandb" in found and "flash_attn" not in found and "sglang" not in found
 

@@ -53,6 +53,23 @@ def test_every_response_token_gets_the_pure_advantage_of_its_rollout() -> None:
     assert torch.equal(token_advantages, returns)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_in_a_bf16_batch_advantages_are_those_of_a_float32_one_rounded_once(device: str) -> None:
+    keys, record = step([4, 16, 5, 1], [0.5, np.nan, -1.0, 0.875])
+    rows = match_rows(keys, [False] * len(keys), record)
+    rewards, mask, index = batch(keys)
+
+    def computed(dtype: torch.dtype) -> torch.Tensor:
+        with step_inputs(StepInputs(rows, 0.0, V05Settings(), ShrinkageFusion())):
+            given = rewards.to(device, dtype), mask.to(device, dtype), index
+            return compute_v05_outcome_advantage(*given)[0]
+
+    half, single = computed(torch.bfloat16), computed(torch.float32)
+    assert half.dtype == torch.bfloat16 and half.device.type == device
+    assert torch.equal(half, single.to(torch.bfloat16))
+    assert single.abs().max() > 1 and (half[:, -1] == 0).all()
+
+
 def test_verls_dispatch_reaches_the_estimator_by_name() -> None:
     keys, record = step([4, 4], [0.5, 0.0])
     rows = match_rows(keys, [False] * len(keys), record)

@@ -19,7 +19,8 @@ from verl_v05.dry_run.compose import compose_launch
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "recipes" / "paper"
-ROLLOUTS = {"cluster": 8192, "node": 2048, "cpu": 128}
+ROLLOUTS = {"cluster": 8192, "node": 2048, "gpu1": 256, "gpu1 demo": 128, "cpu": 128}
+DEMO = ("gpu1 demo", "cpu")
 METHODS = {  # script, variables, group size
     "v05 rounds": ("v05", {}, 4),
     "v05 streaming": ("v05", {"SCHEDULE": "streaming"}, 4),
@@ -105,15 +106,17 @@ def test_every_method_passes_its_dry_run_with_as_many_rollouts_as_the_others(
     method: str, setting: str, recipes: Recipes, demo: dict[str, str], tmp_path: Path
 ) -> None:
     script, variables, group = METHODS[method]
-    if setting == "cpu":
+    if is_demo := setting in DEMO:
         variables = {**variables, **demo}
+    if setting == "gpu1 demo":
+        variables |= {"TASK": str(tmp_path)}
     plan = tmp_path / "plan.json"
-    arguments = recipes.dry_run(script, SETTING=setting, **variables)
+    arguments = recipes.dry_run(script, SETTING=setting.removesuffix(" demo"), **variables)
     assert main([*arguments, "--json", str(plan)]) == VALID
     data = json.loads(plan.read_text())
     step = data["step"]
     assert step["first_rollouts"] == ROLLOUTS[setting] and step["prompts"] == ROLLOUTS[setting] // group
-    assert step["updates"] == (1 if setting == "cpu" else 4)
+    assert step["updates"] == (1 if is_demo else 4)
     messages = [problem["message"] for problem in data["problems"]]
     absent = f"data.val_files: not on this machine: {ROOT}/data/test/aime24"
     assert [message for message in messages if not message.startswith(absent)] == []
@@ -139,7 +142,7 @@ def test_the_dry_run_checks_what_is_launched(recipes: Recipes) -> None:
     assert launched[start:] == recipes.dry_run("grpo", "trainer.test_freq=5", SETTING="node", SEED="3")
 
 
-@pytest.mark.parametrize("setting", ["cluster", "node"])
+@pytest.mark.parametrize("setting", ["cluster", "node", "gpu1"])
 def test_on_gpus_verl_is_started_directly(setting: str, recipes: Recipes, tmp_path: Path) -> None:
     assert recipes.command("grpo", cwd=tmp_path, SETTING=setting)[:3] == ["-u", "-m", "verl.trainer.main_ppo"]
 
@@ -220,6 +223,23 @@ def test_the_papers_setting_is_the_papers(recipes: Recipes) -> None:
     assert len(config.data.val_files) == 6 and "wandb" in config.trainer.logger
 
 
+def test_one_gpu_is_given_one_of_everything_and_the_papers_or_the_demos_data(recipes: Recipes, tmp_path: Path) -> None:
+    paper, demo = recipes.config("v05", SETTING="gpu1"), recipes.config("v05", SETTING="gpu1", TASK=str(tmp_path))
+    for config in (paper, demo):
+        rollout = config.actor_rollout_ref.rollout
+        assert config.trainer.device == "cuda" and config.trainer.nnodes * config.trainer.n_gpus_per_node == 1
+        assert rollout.tensor_model_parallel_size == 1 and rollout.agent.num_workers <= 2
+        # Nothing that is compiled at the first start.
+        assert rollout.engine_kwargs.sglang.attention_backend == "triton"
+        assert "wandb" not in config.trainer.logger
+    assert (paper.data.max_response_length, demo.data.max_response_length) == (4096, 6)
+    assert paper.algorithm.v05.prior.provider == "v0" and demo.algorithm.v05.prior.provider == "history"
+    assert demo.actor_rollout_ref.rollout.engine_kwargs.sglang.max_total_tokens == 1_000_000
+    assert demo.actor_rollout_ref.model.path == f"{tmp_path}/policy"
+    started = recipes.config("v05", SETTING="gpu1", RAY_ADDRESS="10.0.0.1:6379")
+    assert started.ray_kwargs.ray_init.num_cpus is None
+
+
 def test_the_controls_differ_from_v05_in_the_baseline_alone(recipes: Recipes) -> None:
     control, ours = recipes.config("grpo", GROUP="4"), recipes.config("v05_fixed_k", K="4")
     for key in ("optim", "use_kl_loss", "loss_agg_mode", "ppo_mini_batch_size", "clip_ratio", "entropy_coeff"):
@@ -265,7 +285,7 @@ def test_the_fusion_is_the_papers_unless_another_is_named(recipes: Recipes) -> N
 @pytest.mark.parametrize(
     ("script", "variables", "message"),
     [
-        ("v05", {"SETTING": "laptop"}, "SETTING=laptop is not known: cluster, node or cpu"),
+        ("v05", {"SETTING": "laptop"}, "SETTING=laptop is not known: cluster, node, gpu1 or cpu"),
         ("grpo", {"GROUP": "3"}, "ROLLOUTS=8192 must be a multiple of group size (3) x UPDATES (4)"),
     ],
 )

@@ -31,9 +31,11 @@ class Scripted:
         return ReplicaInfo(self.weights.read_text(), "cpu", "here", os.getpid())
 
     def embed(self, prompts: list[str]) -> np.ndarray:
-        """A prompt is how many seconds it takes; a negative one is a broken GPU."""
+        """A prompt is how many seconds it takes; a negative one is a broken GPU, or one without memory left."""
         if "-1" in prompts:
             raise torch.AcceleratorError("an illegal memory access was encountered")
+        if "-2" in prompts:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         time.sleep(sum(float(p) for p in prompts))
         return np.array([[float(p)] for p in prompts])
 
@@ -134,6 +136,17 @@ def test_a_replica_whose_gpu_fails_is_replaced(small_cluster: None, weights: Pat
     with pytest.raises(PoolError):
         pool.embed(["-1"])
     assert pool.restarts >= 2
+    pool.close()
+
+
+def test_a_replica_that_runs_out_of_memory_raises_and_stays(small_cluster: None, weights: Path) -> None:
+    """The error ends in the provider's thread, as missing priors; the next step may have the memory."""
+    pool = make(weights, 2, timeout_s=PATIENCE_S)
+    pool.wait(PATIENCE_S)
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        pool.embed(["-2"])
+    assert pool.restarts == 0
+    np.testing.assert_array_equal(pool.embed(["0"]), [[0.0]])
     pool.close()
 
 

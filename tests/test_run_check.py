@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,19 @@ from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 from verl.utils.tracking import Tracking
 
 from verl_v05 import plugin
-from verl_v05.compat.config import LOGGERS, MOVED, NOT_IN_V1, SHADOWED, UNREAD, new_name, verl_defaults
+from verl_v05.compat.config import MOVED, NOT_IN_V1, SHADOWED, UNREAD, new_name, verl_defaults
+from verl_v05.compat.packages import (
+    FLASH_ATTENTION,
+    LOGGERS,
+    attention_costs,
+    attention_of,
+    is_installed,
+    lacking,
+)
 from verl_v05.launch import CheckConfig, CheckLaunch, check_run
 from verl_v05.settings import SettingsError
 
-ACTOR, TRAINER = "actor_rollout_ref.actor", "trainer"
+ACTOR, MODEL, TRAINER = "actor_rollout_ref.actor", "actor_rollout_ref.model", "trainer"
 RESUME = f"{TRAINER}.resume_mode"
 # What nobody means, in any preset, and the message that it gets.
 WRONG_LAUNCHES = [
@@ -215,13 +224,64 @@ def test_every_preset_is_checked_at_launch(name: str) -> None:
     instantiate(callback).on_run_start(preset(name))
 
 
-def test_a_prior_whose_packages_are_absent_stops_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verl_v05.compat.config.find_spec", lambda name: None)
-    with pytest.raises(
-        SystemExit, match=r"provider=http needs httpx, not installed here: pip install 'verl-v05\[http\]"
-    ):
-        CheckLaunch().on_run_start(config("algorithm.v05.prior.provider=http"))
-    CheckLaunch().on_run_start(config())
+PRESENT = find_spec("email")  # any package
+FLASH = f"++{MODEL}.override_config.attn_implementation=flash_attention_2"
+
+
+@pytest.mark.parametrize(
+    ("name", "absent", "overrides", "message"),
+    [
+        ("v05", "httpx", ["algorithm.v05.prior.provider=http"], r"provider=http needs httpx.*'verl-v05\[http\]'"),
+        ("v05", "tabpfn", ["algorithm.v05.prior.provider=v0"], r"provider=v0 needs tabpfn.*: .*'verl-v05\[v0\]'"),
+        ("v05", "wandb", [f"{TRAINER}.logger=[wandb]"], r"logger=wandb needs wandb.*'verl-v05\[wandb\]'"),
+        ("grpo", "sglang", [], r"rollout.name=sglang needs sglang, .*'verl-v05\[sglang\]'"),
+        ("grpo", "flash_attn", [FLASH], r"needs flash_attn.*--no-build-isolation 'verl-v05\[flash-attn\]'"),
+        ("grpo", "liger_kernel", [f"{MODEL}.use_liger=true"], "use_liger=True needs liger_kernel"),
+    ],
+)
+def test_what_the_run_would_import_and_is_absent_stops_the_launch_by_name(
+    name: str, absent: str, overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = CheckLaunch() if name == "v05" else CheckConfig()
+    monkeypatch.setattr("verl_v05.compat.packages.find_spec", lambda module: None if module == absent else PRESENT)
+    with pytest.raises(SystemExit, match=message):
+        check.on_run_start(config(*overrides, name=name))
+    monkeypatch.setattr("verl_v05.compat.packages.find_spec", lambda module: PRESENT)
+    check.on_run_start(preset(name))
+
+
+def test_a_critic_on_gpus_needs_flash_attn_whatever_the_config_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = config(f"++{MODEL}.override_config.attn_implementation=sdpa", name="ppo", platform="cpu")
+    assert [*lacking(wanted, of_machine=True)] == []
+    wanted.trainer.device = "cuda"
+    (message,) = lacking(wanted, of_machine=True)
+    assert message.startswith("critic=flash_attention_2 needs flash_attn, not installed here")
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_attention_on_gpus_is_chosen_by_what_is_installed_and_told_at_launch(
+    installed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("verl_v05.plugin", "verl_v05.compat.packages"):
+        monkeypatch.setattr(f"{place}.is_installed", lambda module: installed or module != FLASH_ATTENTION)
+    wanted = config("setting=cluster", f"{MODEL}.path=policy", platform="gpu", name="grpo")
+    assert attention_of(wanted) == ("flash_attention_2" if installed else "sdpa")
+    assert wanted.actor_rollout_ref.model.use_fused_kernels is not installed
+    CheckConfig().on_run_start(wanted)
+    told = capsys.readouterr().out
+    assert f"attn_implementation={attention_of(wanted)} (flash-attn is {'installed' if installed else 'not'}" in told
+    assert ("mask of 24576 x 24576 (0.6 GiB)" in told) is not installed
+    wanted.actor_rollout_ref.model.use_fused_kernels = False
+    assert any("token by token" in cost for cost in attention_costs(wanted)) is not installed
+
+
+def test_a_package_is_looked_up_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "costly" / "part").mkdir(parents=True)
+    (tmp_path / "costly" / "__init__.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "costly" / "module.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = ("costly", "costly.module", "costly.part", "costly.other", "no_such_package.module")
+    assert [is_installed(name) for name in names] == [True, True, True, False, False]
 
 
 # --- what the tables repeat of verl ---

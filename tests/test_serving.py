@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import torch
 
 from value_model import ValueModel
 from value_model.serving.pool import PoolError, ReplicaPool
-from value_model.serving.replica import Replica
+from value_model.serving.replica import Replica, encoder_dtype, release_cuda_memory
 from verl_v05.prior import Outcome, Query, make_prior
 from verl_v05.prior.value_model import ValueModelPrior
 from verl_v05.settings import PriorSettings, SettingsError
@@ -89,20 +91,109 @@ def test_a_replica_that_hangs_is_replaced_after_the_timeout(pool: ReplicaPool, t
     assert pool.restarts == 1
 
 
-@pytest.mark.gpu
-def test_on_a_gpu_the_weights_are_away_between_answers_and_the_answers_are_the_cpus(
-    model_path: str, tiny_model: ValueModel
-) -> None:
-    replica = Replica(model_path, device="cuda:0")
-    replica.load()
-    assert torch.cuda.memory_allocated() == 0
+def answer(replica: Replica) -> np.ndarray:
     features = replica.embed([*CONTEXT, *PROMPTS])
-    n = len(CONTEXT)
-    answered = replica.predict(features[:n], np.array(SCORES) >= 0, features[n:])
-    np.testing.assert_allclose(answered, tiny_model.predict(CONTEXT, SCORES, PROMPTS), atol=0.01)
-    assert torch.cuda.memory_allocated() > 0
+    return replica.predict(features[: len(CONTEXT)], np.array(SCORES) >= 0, features[len(CONTEXT) :])
+
+
+def loaded(model_path: str, device: str, dtype: str = "auto") -> Replica:
+    replica = Replica(model_path, device=device, dtype=dtype)
+    replica.load()
+    return replica
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)])
+def test_answers_after_a_sleep_are_those_from_before(model_path: str, device: str) -> None:
+    replica = loaded(model_path, device)
+    first = answer(replica)
     replica.sleep()
+    np.testing.assert_allclose(answer(replica), first, rtol=0, atol=1e-6 if device == "cpu" else 1e-4)
+
+
+def test_sleep_drops_the_tensors_of_the_last_context(model_path: str) -> None:
+    replica = loaded(model_path, "cpu")
+    answer(replica)
+    (classifier,) = replica._model.head._classifiers.values()
+    kept = weakref.ref(classifier.executor_)
+    del classifier
+    replica.sleep()
+    assert kept() is None
+
+
+def test_what_cublas_keeps_is_released_before_the_allocators_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: calls.append("cuBLAS"), raising=False)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("cache"))
+    release_cuda_memory()
+    assert calls == ["cuBLAS", "cache"]
+    monkeypatch.delattr(torch._C, "_cuda_clearCublasWorkspaces")
+    release_cuda_memory()
+    assert calls == ["cuBLAS", "cache", "cache"]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_memory_is_given_back_between_answers(model_path: str) -> None:
+    gc.collect()
+    release_cuda_memory()  # of the tests before
+    replica = loaded(model_path, "cuda:0")
+    assert torch.cuda.memory_allocated() == 0
+    for _ in range(2):
+        answer(replica)
+        assert torch.cuda.memory_allocated() > 0
+        replica.sleep()
+        assert torch.cuda.memory_allocated() < 2**20
+        assert torch.cuda.memory_reserved() < 2**22
+
+
+@pytest.mark.gpu
+def test_a_gpu_without_memory_is_an_error_that_leaves_the_replica_as_it_was(model_path: str) -> None:
+    replica = loaded(model_path, "cuda:0")
+    before = answer(replica)
+    replica.sleep()
+    gc.collect()
+    torch.cuda.set_per_process_memory_fraction(2**19 / torch.cuda.mem_get_info()[1])
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            answer(replica)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        replica.sleep()
     assert torch.cuda.memory_allocated() < 2**20
+    np.testing.assert_allclose(answer(replica), before, rtol=0, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_answers_of_a_gpu_are_the_cpus(model_path: str, tiny_model: ValueModel) -> None:
+    expected = tiny_model.predict(CONTEXT, SCORES, PROMPTS)
+    np.testing.assert_allclose(answer(loaded(model_path, "cuda:0", "float32")), expected, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(answer(loaded(model_path, "cuda:0")), expected, rtol=0, atol=0.02)  # bfloat16
+
+
+def test_an_encoder_in_bfloat16_changes_answers_by_less_than_a_hundredth() -> None:
+    """What a GPU's default costs, measured where there is none, with the trained model of the package."""
+
+    def answers(dtype: str) -> np.ndarray:
+        model = Replica(None, device="cpu", dtype=dtype)
+        model.load()
+        return answer(model)
+
+    difference = np.abs(answers("bfloat16") - answers("float32"))
+    assert 0 < difference.max() < 0.01
+
+
+def test_the_encoders_dtype_is_part_of_a_models_identity(model_path: str) -> None:
+    infos = [Replica(model_path, device="cpu", dtype=dtype).load() for dtype in ("auto", "float32", "bfloat16")]
+    assert infos[0].identity == infos[1].identity != infos[2].identity
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "expected"),
+    [("auto", "cpu", None), ("auto", "cuda:1", "bfloat16"), ("float32", "cuda:0", "float32")],
+)
+def test_on_a_gpu_the_encoder_is_in_bfloat16_unless_told_otherwise(
+    dtype: str, device: str, expected: str | None
+) -> None:
+    assert encoder_dtype(dtype, device) == expected
 
 
 def test_an_error_of_the_model_is_raised_and_costs_no_replica(pool: ReplicaPool) -> None:
@@ -185,6 +276,7 @@ def test_a_cache_that_cannot_be_written_is_refused_at_start_and_counted_later(
         ({"replicas_per_node": 0}, "kwargs.replicas_per_node=0 is not allowed: it must be at least 1"),
         ({"gpu_fraction": 1.5}, r"kwargs.gpu_fraction=1.5 is not allowed: it must be in \(0, 1\]"),
         ({"timeout_s": 0}, "kwargs.timeout_s=0 is not allowed: it must be positive"),
+        ({"dtype": "int8"}, "kwargs.dtype='int8' is not allowed: it must be one of auto, float32"),
         ({"replicas": 1}, "replicas"),
     ],
 )

@@ -68,6 +68,13 @@ class InContextHead(nn.Module):
         batches = queries_qf.split(self.config.query_batch)
         return torch.cat([classifier.forward(b, use_inference_mode=True, return_logits=True) for b in batches])
 
+    def release(self) -> None:
+        """Drop the kept classifiers, and with them the last context's tensors on the device.
+
+        The next forward pass builds them again from the same seed, so answers stay the same.
+        """
+        self._classifiers.clear()
+
     def save(self, path: str | os.PathLike) -> None:
         """Write the network as safetensors, see :func:`save_network`."""
         save_network(self.network, self.architecture, path)

@@ -10,9 +10,11 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from verl_v05.compat.config import lacking_of_prior, refused, unreadable
+from verl_v05.compat.config import refused, unreadable
 from verl_v05.compat.contract import ContractError, check_version
+from verl_v05.compat.packages import attention_chosen, attention_costs, lacking
 from verl_v05.method import Method
+from verl_v05.plugin import is_for_this_machine
 from verl_v05.prior import make_prior
 from verl_v05.registry import SettingsError
 from verl_v05.run_folder import check_run_folder, claim_run_folder, warn_of_dropped_state
@@ -36,10 +38,14 @@ class CheckConfig(Callback):
             warn_of_dropped_state(config)
         except (ContractError, SettingsError) as error:
             raise SystemExit(f"verl-v05: {error}") from None
+        if config.trainer.device != "cpu":
+            for message in (attention_chosen(config), *attention_costs(config)):
+                print(f"verl-v05: {message}", flush=True)
 
     def check(self, config: DictConfig) -> None:
         """Raise SettingsError with all that is wrong."""
-        if faults := [*unreadable(config)] or [*refused(config)]:
+        # Packages last: the run would notice an absent one only after its engines are up.
+        if faults := [*unreadable(config)] or [*refused(config)] or [*lacking(config, is_for_this_machine(config))]:
             raise SettingsError("\n".join(faults))
 
 
@@ -48,9 +54,6 @@ class CheckLaunch(CheckConfig):
 
     def check(self, config: DictConfig) -> None:
         super().check(config)
-        # The prior's replicas would notice only after the policy is loaded.
-        if lacking := [*lacking_of_prior(config)]:
-            raise SettingsError("\n".join(lacking))
         check_run(config)
 
 

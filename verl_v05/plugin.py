@@ -11,16 +11,17 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from verl_v05.compat.contract import check_version
+from verl_v05.compat.packages import FLASH_ATTENTION, is_installed
 
 # What registers itself with a package of verl's, once that is imported.
 FOLLOWERS = {
@@ -91,9 +92,29 @@ def platform() -> str:
     return "cpu" if get_platform().device_name == "cpu" else "gpu"
 
 
-def _answer(question: str) -> str:
+def is_for_this_machine(config: DictConfig) -> bool:
+    """Whether this machine is of the kind that the launch is for: with an accelerator, if it is for one."""
+    return config.trainer.device == "cpu" or platform() == "gpu"
+
+
+def attention() -> str:
+    """``attn_implementation`` of a policy on GPUs, by what is installed."""
+    return "flash_attention_2" if is_installed(FLASH_ATTENTION) else "sdpa"
+
+
+def fused_log_probs() -> bool:
+    """Whether log-probabilities take verl's fused kernel, since flash-attn's cross entropy is not there."""
+    return not is_installed(FLASH_ATTENTION)
+
+
+def _answer(question: str) -> str | bool:
     """``${verl_v05_plugin:platform}`` in a config; where the plugin is not loaded, hydra's error names it."""
-    return {"platform": platform}[question]()
+    answers: dict[str, Callable[[], str | bool]] = {
+        "platform": platform,
+        "attention": attention,
+        "fused_log_probs": fused_log_probs,
+    }
+    return answers[question]()
 
 
 try:

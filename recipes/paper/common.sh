@@ -22,27 +22,38 @@ model() { if [[ -d $(absolute "$1") ]]; then absolute "$1"; else echo "$1"; fi; 
 case $SETTING in
   cluster) platform=gpu ROLLOUTS=${ROLLOUTS:-8192} ;;
   node)    platform=gpu ROLLOUTS=${ROLLOUTS:-2048} ;;
+  gpu1)    platform=gpu ROLLOUTS=${ROLLOUTS:-$([[ -n ${TASK:-} ]] && echo 128 || echo 256)} ;;
   cpu)     platform=cpu ROLLOUTS=${ROLLOUTS:-128} ;;
-  *) echo "SETTING=$SETTING is not known: cluster, node or cpu" >&2; exit 2 ;;
+  *) echo "SETTING=$SETTING is not known: cluster, node, gpu1 or cpu" >&2; exit 2 ;;
 esac
+# The demo's task and policy: always on a CPU, on one GPU where TASK is set.
+demo=0 composed=$SETTING
 if [[ $SETTING == cpu ]]; then
+  demo=1
+elif [[ $SETTING == gpu1 && -n ${TASK:-} ]]; then
+  demo=1 composed=gpu1_demo
+fi
+if (( demo )); then
   STEPS=${STEPS:-40} UPDATES=${UPDATES:-1} task=$(absolute "${TASK:-runs/cpu/task}")
   MODEL=${MODEL:-$task/policy} TRAIN=${TRAIN:-$task/train.parquet} VAL=${VAL:-$task/val.parquet}
-  # The demo's policy, its reward, and a seed that sglang can take on a CPU only for all requests together.
+  # The demo's reward, and a seed that sglang can take for all requests together only.
   setting=(reward.custom_reward_function.path="$recipes/demo/reward.py"
            +actor_rollout_ref.rollout.engine_kwargs.sglang.random_seed="$SEED")
   if [[ -f $task/overrides.txt ]]; then # what the demo's task asks for
     mapfile -t overrides < "$task/overrides.txt"
     setting+=("${overrides[@]}")
   fi
-  if [[ ${RAY_ADDRESS:-local} != local ]]; then # what a Ray that runs already does not take
-    setting+=(ray_kwargs.ray_init.{num_cpus,num_gpus,object_store_memory,_system_config}=null)
-  fi
 else
   STEPS=${STEPS:-200} UPDATES=${UPDATES:-4} data=${DATA:-data}
   MODEL=${MODEL:-Qwen/Qwen3-4B-Instruct-2507} TRAIN=${TRAIN:-$data/train/dapo_math_17k.parquet}
   VAL=${VAL:-$data/test/aime24.parquet,$data/test/aime25.parquet,$data/test/amc23.parquet,$data/test/math500.parquet,$data/test/minerva_math.parquet,$data/test/olympiadbench.parquet}
   setting=()
+fi
+if [[ ${RAY_ADDRESS:-local} != local ]]; then # what a Ray that runs already does not take
+  case $SETTING in
+    cpu)  setting+=(ray_kwargs.ray_init.{num_cpus,num_gpus,object_store_memory,_system_config}=null) ;;
+    gpu1) setting+=(ray_kwargs.ray_init.num_cpus=null) ;;
+  esac
 fi
 MODEL=$(model "$MODEL") TRAIN=$(absolute "$TRAIN") VAL=$(absolute "$VAL")
 
@@ -61,7 +72,7 @@ launch() {
   shift 3
   local out name; out=$(absolute "${OUT:-runs/$SETTING/${method}_$SEED}")
   local arguments=(
-    --config-path pkg://verl_v05.config --config-name "$config" platform=$platform setting="$SETTING"
+    --config-path pkg://verl_v05.config --config-name "$config" platform=$platform setting="$composed"
     actor_rollout_ref.model.path="$MODEL"
     data.train_files="[$TRAIN]" data.val_files="[$VAL]" data.seed="$SEED"
     data.train_batch_size="$prompts" actor_rollout_ref.actor.ppo_mini_batch_size=$(( prompts / UPDATES ))
@@ -70,7 +81,7 @@ launch() {
     trainer.default_local_dir="$out/checkpoints" hydra.run.dir="$out/hydra"
     "${setting[@]}"
   )
-  if [[ $SETTING == cpu && ! -e ${TRAIN%%,*} ]]; then
+  if (( demo )) && [[ ! -e ${TRAIN%%,*} ]]; then
     # The recipes are not an installed package, and the current directory may be any.
     PYTHONPATH=$recipes/..${PYTHONPATH:+:$PYTHONPATH} python -m recipes.demo.make --out "${task:?}"
   fi

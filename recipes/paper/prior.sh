@@ -1,9 +1,9 @@
 # What predicts success rates (PRIOR, V0_MODEL) and how that is fused with the rollouts (FUSION, BASELINE), as described
 # in settings.sh; sourced by the V0.5 scripts.
-usual=$([[ $SETTING == cpu ]] && echo history || echo v0)
+usual=$( (( demo )) && echo history || echo v0)
 PRIOR=${PRIOR:-$usual}
 prior=(algorithm.v05.prior.provider="$PRIOR")
-if [[ $PRIOR == v0 && $SETTING == cpu ]]; then
+if [[ $PRIOR == v0 ]] && (( demo )); then
   # Its context: a sample of the last 96 prompts, three steps of 32.
   prior+=(algorithm.v05.support.capacity=96 algorithm.v05.support.sample=64)
   V0_MODEL=${V0_MODEL:-}

@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 FUSION=empirical_bayes BASELINE=leave_one_out
 source "$recipes/paper/prior.sh"
 
-POOL=${POOL:-$([[ $SETTING == cpu ]] && echo 256 || echo "$ROLLOUTS")}
+POOL=${POOL:-$( (( demo )) && echo 256 || echo "$ROLLOUTS")}
 suffix=$([[ $PRIOR == "$usual" ]] || echo "_$PRIOR")
 
 launch v05 "v05_sparse$suffix" "$POOL" algorithm/v05=sparse algorithm.v05.max_rollouts_per_step="$ROLLOUTS" \

@@ -34,11 +34,14 @@ class Replica:
         model: folder or hub id, None for the small model of the package.
         backbone: see :func:`value_model.checkpoint.load_parts`.
         device: "auto" (the GPU Ray assigned, else the CPU) or a torch device.
+        dtype: of the encoder: "auto" (bfloat16 on a GPU, elsewhere that of the model's config), or one of
+            :data:`value_model.config.DTYPES`. Adapter and head stay in float32.
     """
 
-    def __init__(self, model: str | None, backbone: str | None = None, device: str = "auto"):
+    def __init__(self, model: str | None, backbone: str | None = None, device: str = "auto", dtype: str = "auto"):
         self._source = (model, backbone)
         self._device = device
+        self._dtype = dtype
 
     def load(self) -> ReplicaInfo:
         """Read the weights; call it once, before any other method."""
@@ -52,6 +55,9 @@ class Replica:
         if self._device.startswith("cuda"):
             # Else some calls create a CUDA context on GPU 0.
             torch.cuda.set_device(torch.device(self._device).index or 0)
+        # Before the identity is taken: replicas that round differently must not share features.
+        if (dtype := encoder_dtype(self._dtype, self._device)) is not None:
+            self._model.backbone.encoder.to(getattr(torch, dtype))
         return ReplicaInfo(self._model.identity, self._device, socket.gethostname(), os.getpid())
 
     def embed(self, prompts: list[str]) -> np.ndarray:
@@ -68,16 +74,36 @@ class Replica:
         return self._model.probabilities(torch.tensor(context_cf), np.array(labels_c), torch.tensor(queries_qf))
 
     def sleep(self) -> None:
-        """Move the weights to host memory and release the accelerator memory."""
-        import torch
+        """Move the weights to host memory and release the accelerator memory.
 
+        What stays is the process's CUDA context, which PyTorch's allocator does not count.
+        """
+        self._model.head.release()
         if self._device.startswith("cuda"):
             self._model.to("cpu")
-            torch.cuda.empty_cache()
+            release_cuda_memory()
 
     def _move_to_device(self) -> None:
         if str(self._model.device) != self._device:
             self._model.to(self._device)
+
+
+def encoder_dtype(dtype: str, device: str) -> str | None:
+    """Name of the dtype that the encoder is converted to; None leaves it as its config says."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device.startswith("cuda") else None
+
+
+def release_cuda_memory() -> None:
+    """Give the GPU memory that PyTorch keeps for later back to the driver."""
+    import torch
+
+    # cuBLAS's workspace (32 MiB on Hopper) is an allocation of PyTorch's own, which empty_cache() leaves alone. The
+    # function is private to torch: without it the workspace stays.
+    if (clear := getattr(torch._C, "_cuda_clearCublasWorkspaces", None)) is not None:
+        clear()
+    torch.cuda.empty_cache()
 
 
 def assigned_device() -> str:

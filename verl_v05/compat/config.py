@@ -1,4 +1,4 @@
-"""What verl makes of its trainer config: names that it no longer reads, values that it cannot use, packages it imports.
+"""What verl makes of its trainer config: names that it no longer reads, values that it cannot use.
 
 Cheap enough for every launch: nothing here imports torch.
 """
@@ -6,19 +6,19 @@ Cheap enough for every launch: nothing here imports torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
-from importlib.util import find_spec
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from verl_v05.compat.packages import LOGGERS, loggers
 from verl_v05.registry import SettingsError
 from verl_v05.settings import KEY, load_settings
 
-ROLLOUT, MODEL = "actor_rollout_ref.rollout", "actor_rollout_ref.model"
+ROLLOUT = "actor_rollout_ref.rollout"
 
 # verl still composes these names (trainer/config/legacy_reward_impl.yaml) but only its fully asynchronous recipe
 # translates them; main_ppo reads the new ones alone. Old name, or start of it, to the new one; the first match counts.
@@ -55,25 +55,6 @@ TRUNCATIONS = ("error", "left", "right", "middle")
 RESUME_MODES = ("auto", "disable", "resume_path")
 # What they need is not among the fields that verl's V1 trainer hands to an estimator.
 NOT_IN_V1 = ("remax", "gdpo", "optimal_token_baseline", "tir_optimal_token_baseline")
-
-# Modules that a choice imports, in the processes of the run.
-PRIORS = {"v0": ("sentence_transformers", "tabpfn"), "http": ("httpx",)}  # the extras of the same name
-LOGGERS: dict[str, tuple[str, ...]] = {  # verl.utils.tracking's backends
-    "console": (),
-    "file": (),
-    "wandb": ("wandb",),
-    "tracking": ("wandb",),
-    "tensorboard": ("tensorboard",),
-    "mlflow": ("mlflow",),
-    "swanlab": ("swanlab",),
-    "vemlp_wandb": ("volcengine_ml_platform",),
-    "clearml": ("clearml",),
-    "trackio": ("trackio",),
-    "rl_insight": ("rl_insight",),
-}
-# flash-attn 4 is a package of the same name, without what flash_attention_2 calls.
-ATTENTION = {"flash_attention_2": ("flash_attn.bert_padding",), "flash_attention_3": ("flash_attn_interface",)}
-ENGINES = {"sglang": ("sglang",), "vllm": ("vllm",)}
 
 
 def unreadable(config: DictConfig) -> Iterator[str]:
@@ -123,31 +104,6 @@ def unread(config: DictConfig) -> Iterator[str]:
             yield f"{key}={value} has no effect: verl's V1 trainer does not read it"
 
 
-def lacking_of_prior(config: DictConfig) -> Iterator[str]:
-    """Packages that the chosen prior needs and that are not installed."""
-    key = f"{KEY}.prior.provider"
-    provider = OmegaConf.select(config, key)
-    for message in _lacking(key, provider, PRIORS):
-        yield f"{message}: pip install 'verl-v05[{provider}]'"
-
-
-def lacking(config: DictConfig, of_machine: bool) -> Iterator[str]:
-    """Packages that are not installed; with ``of_machine`` also those that depend on the accelerator."""
-    yield from lacking_of_prior(config)
-    for logger in loggers(config):
-        yield from _lacking("trainer.logger", logger, LOGGERS)
-    if of_machine:
-        key = f"{MODEL}.override_config.attn_implementation"
-        yield from _lacking(key, OmegaConf.select(config, key) or "flash_attention_2", ATTENTION)  # verl's default
-        yield from _lacking(f"{ROLLOUT}.name", OmegaConf.select(config, f"{ROLLOUT}.name"), ENGINES)
-
-
-def loggers(config: DictConfig) -> list[Any]:
-    """``trainer.logger``, which verl takes as one name too."""
-    value = OmegaConf.select(config, "trainer.logger")
-    return list(value) if isinstance(value, ListConfig) else [value]
-
-
 def new_name(key: str) -> str | None:
     """What verl now calls a key that starts like one of ``MOVED``; None if it has dropped it."""
     old, new = next((old, new) for old, new in MOVED.items() if key == old or key.startswith(f"{old}."))
@@ -184,19 +140,6 @@ def _resume(config: DictConfig) -> Iterator[str]:
         yield _not_allowed("trainer.resume_from_path", path, "a folder ending in global_step_N, without a slash behind")
     elif mode != "resume_path" and path is not None:
         yield f"trainer.resume_from_path={path!r} is read only with trainer.resume_mode=resume_path, which is {mode}"
-
-
-def _lacking(key: str, choice: Any, modules: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
-    absent = [module.partition(".")[0] for module in modules.get(choice, ()) if not _is_there(module)]
-    if absent:
-        yield f"{key}={choice} needs {', '.join(absent)}, not installed here"
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ImportError:  # of the package around it
-        return False
 
 
 def _leaves(node: dict[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:

@@ -62,5 +62,8 @@ DRY_RUN_SOURCES = {
     f"{_FSDP_ENGINE}._build_module": "3935df3e22bb9ad0",  # model_dtype
     "verl.experimental.reward_loop:migrate_legacy_reward_impl": "90b968d370ac6176",  # new names of old keys
     f"{_REPLICA}.__init__": "2fabbc138e468d1f",  # GPUs of a replica
+    "verl.utils.model:load_valuehead_model": "2371ca280654b53b",  # flash_attention_2 for every critic
+    "verl.utils.torch_functional:logprobs_from_logits": "dffd21fe40eb806b",  # flash-attn's cross entropy if it is there
+    "verl.utils.torch_functional:logprobs_from_logits_v2": "1074be97faf338ae",  # else row by row, rounded to bfloat16
     f"{_REPLICA}.init_hybrid": "73c87e25af9a9c00",  # which of the trainer's they are
 }

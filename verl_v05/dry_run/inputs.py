@@ -9,12 +9,12 @@ from typing import Any
 from datasets import load_dataset
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from pyarrow.parquet import ParquetFile
-from verl.plugin.platform import get_platform
 from verl.trainer.ppo.reward import get_custom_reward_fn, resolve_reward_manager_cls
 
-from verl_v05.compat.config import lacking
+from verl_v05.compat.packages import attention_costs, lacking
 from verl_v05.dry_run import Problem, error, refuse, warn
 from verl_v05.dry_run.from_verl import reason
+from verl_v05.plugin import is_for_this_machine
 
 REWARD: tuple[tuple[str, str, Callable[[DictConfig], object]], ...] = (
     ("reward.custom_reward_function", "path", get_custom_reward_fn),
@@ -63,8 +63,10 @@ def check_reward(config: DictConfig) -> Iterator[Problem]:
 
 def check_packages(config: DictConfig) -> Iterator[Problem]:
     """Packages that the run imports; a launch for GPUs, checked without one, will have others of its kind."""
-    of_machine = config.trainer.device == "cpu" or get_platform().device_name != "cpu"
-    return map(warn, lacking(config, of_machine))
+    of_machine = is_for_this_machine(config)
+    yield from map(warn, lacking(config, of_machine))
+    if of_machine:
+        yield from map(warn, attention_costs(config))
 
 
 def _read(path: Path) -> tuple[int, dict[str, Any] | None]:

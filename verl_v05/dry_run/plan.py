@@ -15,6 +15,11 @@ from verl_v05.dry_run.from_verl import Workers
 from verl_v05.dry_run.model_sizes import ModelShape
 from verl_v05.settings import load_settings
 
+# The authors' release: parameters of Qwen3-Embedding-0.6B, of TabPFN v2.5's 24 layers of 192 with the adapter, and what
+# the head takes for 512 queries of 1,008 features at a context of 256, as measured on a CPU.
+RELEASED_V0 = "Now-Join-Us/Generalist-Value-Model-V0"
+V0_ENCODER, V0_REST, V0_ACTIVATIONS = 595_776_512, 10_718_218 + 268_838, 4.3 * 2**30
+ENCODER_DTYPES = {"float32": "fp32"}  # on a GPU the others take two bytes
 POOLS = {"reward_pool": "reward model", "teacher_pool": "distillation teacher"}
 
 
@@ -105,7 +110,7 @@ def _models(
     yield str(rollout.name), Model(path, policy.parameters, replicas)
     if (kwargs := checks.value_model_kwargs(config)) is not None:
         where = f"{kwargs['replicas_per_node']} a node, {kwargs.get('gpu_fraction', 0.1):g} of a GPU booked"
-        yield "value model", Model(kwargs.get("model") or "the package's small one", None, where)
+        yield "value model", _value_model(kwargs.get("model"), kwargs.get("dtype", "auto"), where, config)
     for pool, nodes in workers.pools.items():
         if pool in POOLS:
             yield POOLS[pool], Model("", None, f"{len(nodes)} x {nodes[0]} GPUs more")
@@ -131,6 +136,15 @@ def _sharding(part: ActorConfig | CriticConfig, parameters: int, config: DictCon
     weights = parameters * PrecisionType.to_dtype(dtype).itemsize / shards
     held = _gib("weights", weights, config) + _gib("Adam moments", 2 * weights, config)
     return f"{shards} shards ({part.strategy}, {dtype}{held})"
+
+
+def _value_model(model: str | None, dtype: str, where: str, config: DictConfig) -> Model:
+    """V0's size, where it is the released one; any other's is not known without its files."""
+    if model != RELEASED_V0:
+        return Model(model or "the package's small one", None, where)
+    encoder, rest = V0_ENCODER * PrecisionType.to_dtype(ENCODER_DTYPES.get(dtype, "bf16")).itemsize, V0_REST * 4
+    where += _gib("weights", encoder + rest, config) + _gib("up to", V0_ACTIVATIONS, config)
+    return Model(model, V0_ENCODER + V0_REST, f"{where} while it answers" if "GiB" in where else where)
 
 
 def _gib(name: str, size: float, config: DictConfig) -> str:

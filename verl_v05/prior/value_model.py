@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from value_model.cache import TextCache
 from value_model.checks import require
+from value_model.config import DTYPES
 from value_model.serving.placement import replica_options
 from value_model.serving.pool import ReplicaPool
 from verl_v05.prior.base import Prior
@@ -44,6 +45,7 @@ class ValueModelPrior(Prior):
         cache_path: file the features are read from at start and written to with each checkpoint; on storage that all
             nodes see, as any of them may run the allocator.
         device: "auto" or a torch device.
+        dtype: of the encoder, "auto" (bfloat16 on a GPU) or one of :data:`value_model.config.DTYPES`.
     """
 
     def __init__(
@@ -57,13 +59,15 @@ class ValueModelPrior(Prior):
         cache_prompts: int = 65536,
         cache_path: str | None = None,
         device: str = "auto",
+        dtype: str = "auto",
     ):
         require(f"{KEY}.replicas_per_node", replicas_per_node, replicas_per_node >= 1, "at least 1")
         require(f"{KEY}.gpu_fraction", gpu_fraction, 0 < gpu_fraction <= 1, "in (0, 1]")
         require(f"{KEY}.timeout_s", timeout_s, timeout_s > 0, "positive")
         require(f"{KEY}.load_timeout_s", load_timeout_s, load_timeout_s > 0, "positive")
         require(f"{KEY}.cache_prompts", cache_prompts, cache_prompts >= 1, "at least 1")
-        self._replica = {"model": model, "backbone": backbone, "device": device}
+        require(f"{KEY}.dtype", dtype, dtype in ("auto", *DTYPES), f"one of auto, {', '.join(DTYPES)}")
+        self._replica = {"model": model, "backbone": backbone, "device": device, "dtype": dtype}
         self._replicas_per_node = replicas_per_node
         self._gpu_fraction = gpu_fraction
         self._timeout_s = timeout_s
