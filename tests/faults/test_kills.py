@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 LIMIT_S = 60  # from the kill to the run's end
 START_S = 300
-SCHEDULER = r"sglang::scheduler"
+SCHEDULER, SERVER = "the engine's scheduler", r"warm_python\.py serve"
 TINY = [
     "data.train_batch_size=32",
     "algorithm.v05.max_rollouts_per_step=32",
@@ -41,7 +41,7 @@ class TrainingRun:
 
     def __init__(self, task: Path, out: Path, overrides: list[str], ignore_quit: bool = False):
         out.mkdir(parents=True)
-        self.out, self.log = out, out / "train.log"
+        self.out, self.log, self.began = out, out / "train.log", time.time()
         environment = {**os.environ, "RAY_ADDRESS": "local"}
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         command = [str(SCRIPT), "v05_sparse", "0", str(task), str(out), *TINY, *overrides]
@@ -56,11 +56,23 @@ class TrainingRun:
             )
 
     def find(self, title: str) -> psutil.Process:
-        """A process of the run by its title, a regular expression."""
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            if child.status() != psutil.STATUS_ZOMBIE and re.search(title, " ".join(child.cmdline())):
-                return child
-        raise AssertionError(f"no process {title} in the run:\n{self.tail()}")
+        """A process of the run by its title. Ray's are no children of the launch."""
+        if title == SCHEDULER:
+            # A fork of the demo's start-up server has that one's title. Of the engine's two it is the one with the model.
+            forks = [p for p in self._titled(SERVER) if re.search(SERVER, " ".join(p.parent().cmdline()))]
+            return max(forks, key=lambda fork: fork.memory_info().rss)
+        return self._titled(title)[0]
+
+    def _titled(self, title: str) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.create_time() >= self.began and re.search(title, " ".join(process.cmdline())):
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        assert found, f"no process {title} in the run:\n{self.tail()}"
+        return found
 
     def wait_for_step(self, step: int) -> None:
         until = time.monotonic() + START_S
@@ -97,9 +109,6 @@ class TrainingRun:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def kill(self) -> None:
-        if self.process.poll() is None:
-            for child in psutil.Process(self.process.pid).children(recursive=True):
-                child.kill()
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
