@@ -58,7 +58,7 @@ class TrainingRun:
     def find(self, title: str) -> psutil.Process:
         """A process of the run by its title. Ray's are no children of the launch."""
         if title == SCHEDULER:
-            # A fork of the demo's start-up server has that one's title. Of the engine's two it is the one with the model.
+            # Forks of the demo's start-up server have its title. Of the engine's two this is the one with the model.
             forks = [p for p in self._titled(SERVER) if re.search(SERVER, " ".join(p.parent().cmdline()))]
             return max(forks, key=lambda fork: fork.memory_info().rss)
         return self._titled(title)[0]

@@ -32,6 +32,7 @@ from value_model.files import write_text
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 2.0
+AFTERWARDS_S = 3
 GRACE_S = 30.0  # for the driver's own clean-up, which may wait for what was lost
 LAST_WORDS = "last_words.txt"
 EXIT_CODE = 70
@@ -74,8 +75,22 @@ class Watch:
         if self._lost is None:
             self._thread.join()
         signal.signal(signal.SIGUSR1, self._before)
+        if self._lost is None and isinstance(error, Exception):
+            self._lost = self._cause_of_error()
         if self._lost is not None and kind is not None:
             raise self._lost from error
+
+    def _cause_of_error(self) -> RunLostError | None:
+        """The death that an error came of, which may be that of a process far from where it was raised."""
+        for _ in range(AFTERWARDS_S):  # Ray's table may learn of it later than who was waiting
+            try:
+                found = next(self._deaths(), None)
+            except Exception:
+                return None
+            if found is not None:
+                return self._written(found)
+            time.sleep(1)
+        return None
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         # The one exception that ray.get lets through while it waits.
@@ -92,17 +107,20 @@ class Watch:
                 return self._end(found)
 
     def _losses(self) -> Iterator[str]:
-        actors = [a for a in self._actors() if a["ActorClassName"] not in REPLACED]
-        for actor in actors:
+        yield from self._deaths()
+        yield from self._silent({a["Name"]: a for a in self._actors() if a["State"] == "ALIVE" and a["Name"]})
+
+    def _deaths(self) -> Iterator[str]:
+        for actor in self._actors():
             if actor["ActorID"] in self._dead_before:
                 continue
             cause = str(actor["DeathCause"])  # a protobuf message
             if actor["State"] == "DEAD" and not any(f"reason: {reason}" in cause for reason in INTENDED):
                 yield f"{_name(actor)} has died: {_cause(cause)}"
-        yield from self._silent({a["Name"]: a for a in actors if a["State"] == "ALIVE" and a["Name"]})
 
     def _actors(self) -> list[dict[str, Any]]:
-        return list(state.actors(job_id=ray.JobID.from_hex(self._job)).values())
+        found = state.actors(job_id=ray.JobID.from_hex(self._job)).values()
+        return [actor for actor in found if actor["ActorClassName"] not in REPLACED]
 
     def _silent(self, actors: dict[str, dict[str, Any]]) -> Iterator[str]:
         now = time.monotonic()
@@ -117,19 +135,22 @@ class Watch:
                 if (task := _sign_of_life(name)) is not None:
                     self._asked[name] = (task, now)
 
-    def _end(self, loss: str) -> None:
+    def _written(self, loss: str) -> RunLostError:
         words = (
             f"{loss}; {self._moment()}. What it had in flight is lost: see its log in Ray's session folder "
             f"(logs/, by its pid), and start the run again, which resumes from its last checkpoint."
         )
-        self._lost = RunLostError(words)
         self._folder.mkdir(parents=True, exist_ok=True)
         write_text(self._folder / LAST_WORDS, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}\n")
+        return RunLostError(words)
+
+    def _end(self, loss: str) -> None:
+        self._lost = self._written(loss)
         if not self._over.is_set():
             os.kill(os.getpid(), signal.SIGUSR1)
         # A daemon thread: it is gone before that where the driver ends by itself.
         time.sleep(GRACE_S)
-        print(f"verl-v05: {words}", file=sys.stderr, flush=True)
+        print(f"verl-v05: {self._lost}", file=sys.stderr, flush=True)
         os._exit(EXIT_CODE)
 
 
