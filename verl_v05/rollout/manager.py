@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from uuid import uuid4
 
 import ray
 from tensordict import TensorDict
@@ -30,7 +31,9 @@ class V05AgentLoopManager(AgentLoopManagerTQ):
         self._text_key = settings.prior.text_key
         self.agent_loop_workers_class = ray.remote(V05AgentLoopWorker)
         self.allocator: Any = (  # an actor handle, whose methods Ray makes at run time
-            ray.remote(Allocator).options(num_cpus=0, max_concurrency=MAX_OPEN_GROUPS).remote(settings)
+            ray.remote(Allocator)
+            .options(name=f"allocator_{uuid4().hex[:8]}", num_cpus=0, max_concurrency=MAX_OPEN_GROUPS)  # named: watched
+            .remote(settings)
         )
 
     async def _init_agent_loop_workers(self) -> None:
