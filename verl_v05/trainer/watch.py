@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -84,7 +84,7 @@ class Watch:
         """The death that an error came of, which may be that of a process far from where it was raised."""
         for _ in range(AFTERWARDS_S):  # Ray's table may learn of it later than who was waiting
             try:
-                found = next(self._deaths(), None)
+                found = next(self._deaths(self._actors()), None)
             except Exception:
                 return None
             if found is not None:
@@ -107,11 +107,12 @@ class Watch:
                 return self._end(found)
 
     def _losses(self) -> Iterator[str]:
-        yield from self._deaths()
-        yield from self._silent({a["Name"]: a for a in self._actors() if a["State"] == "ALIVE" and a["Name"]})
+        actors = self._actors()
+        yield from self._deaths(actors)
+        yield from self._silent({a["Name"]: a for a in actors if a["State"] == "ALIVE" and a["Name"]})
 
-    def _deaths(self) -> Iterator[str]:
-        for actor in self._actors():
+    def _deaths(self, actors: Sequence[dict[str, Any]]) -> Iterator[str]:
+        for actor in actors:
             if actor["ActorID"] in self._dead_before:
                 continue
             cause = str(actor["DeathCause"])  # a protobuf message
