@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from benchmarks.bench.samples import Sample, SampleStore
+from tests.mounts import tmpfs
 from value_model.files import LOCK, DiskFullError, FolderInUseError, lock_folder, read_json, replaced, write_json
 from value_model.model import ValueModel
 from value_model.train import train
@@ -59,13 +60,10 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of 256 KiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.decode().strip()}")
-    try:
+    with tmpfs(disk, "size=256k") as problem:
+        if problem:
+            pytest.skip(f"a file system cannot be mounted here: {problem}")
         yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 # Several processes

@@ -16,6 +16,7 @@ import verl.trainer.ppo.v1  # noqa: F401  # imports our trainers, which are circ
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
+from tests.mounts import tmpfs
 from verl_v05 import plugin
 from verl_v05.launch import CheckConfig, CheckLaunch
 from verl_v05.run_folder import check_run_folder
@@ -75,16 +76,12 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
     """A folder that nobody can write to, not even root."""
     folder = tmp_path / "read_only"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        if os.geteuid() == 0:
-            pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.decode().strip()}")
-        folder.chmod(0o500)
-    try:
+    with tmpfs(folder, "ro") as problem:
+        if problem:
+            if os.geteuid() == 0:
+                pytest.skip(f"a file system cannot be mounted here: {problem}")
+            folder.chmod(0o500)
         yield folder
-    finally:
-        if not mounted.returncode:
-            subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 # Folders
