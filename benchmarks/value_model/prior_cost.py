@@ -23,19 +23,12 @@ from transformers import Qwen3Config, Qwen3Model
 
 from recipes.demo.task import LEVELS, problems_of
 from value_model.files import write_text
+from verl_v05.check_gpu.policy import SHAPE
 from verl_v05.prior import Outcome, Query
 from verl_v05.prior.value_model import ValueModelPrior
 
 # Qwen3-Embedding-0.6B.
-RELEASED = {
-    "vocab_size": 151669,
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-}
+RELEASED = {"vocab_size": 151669, **SHAPE}
 TOKENS = 128  # of a prompt: DAPO-Math's mean is about 100
 
 
