@@ -13,19 +13,17 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
-import numpy as np
 from ray.util.placement_group import PlacementGroup
 
 from verl_v05.compat.fingerprint import fingerprint
 from verl_v05.method import Method
 from verl_v05.prior import Outcome, Prior, Query, make_prior
 from verl_v05.prior.support_buffer import SupportBuffer
+from verl_v05.prior.thread import ProviderThread
 from verl_v05.rollout.group import Group
 from verl_v05.rollout.record import StepRecord
 from verl_v05.settings import V05Settings
@@ -34,10 +32,6 @@ logger = logging.getLogger(__name__)
 
 SHOWN_FAILURES = 5
 LEAST_TIMEOUT_S = 10.0  # of a batch's priors, however short the steps are
-
-
-class PriorError(RuntimeError):
-    """The provider raised, or is still busy with a call that timed out."""
 
 
 class Batch:
@@ -93,9 +87,7 @@ class Allocator:
         self._records: dict[int, StepRecord] = {}
         self._problems: list[str] = []
         self._failures: list[str] = []  # of the step's sessions, the first ones
-        # One thread: predict and update are never concurrent, and a slow provider does not block the event loop.
-        self._prior_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prior")
-        self._timed_out: Future | None = None
+        self._thread = ProviderThread("prior", settings.prior.timeout_s)
         self._opened_at: dict[int, float] = {}
         self._step_s = math.inf  # from a step's opening to its close, of the last one
         self._lost_states = 0  # checkpoints without the prior's state, counted in the next step
@@ -108,12 +100,12 @@ class Allocator:
     async def start(self, placement_groups: Sequence[PlacementGroup]) -> None:
         """Start the prior's provider; an error in it ends the run before the first step."""
         # Not under prior.timeout_s: loading a value model has its own limit, and cannot be missed.
-        await asyncio.wrap_future(self._prior_thread.submit(self.prior.start, placement_groups))
+        await self._thread.call_unlimited(self.prior.start, placement_groups)
 
     async def close(self) -> None:
         """End what the provider started; a provider that cannot be ended does not fail a run that is over."""
         try:
-            await self._in_prior_thread(self.prior.close)
+            await self._thread.call(self.prior.close)
         except Exception:
             logger.exception("the prior's provider did not close; its processes end with this one")
 
@@ -194,7 +186,7 @@ class Allocator:
         outcomes = record.outcomes()
         self.support.add(outcomes)
         try:
-            await self._in_prior_thread(self.prior.update, outcomes, step)
+            await self._thread.call(self.prior.update, outcomes, step)
         except Exception:
             logger.exception("prior did not learn from step %d", step)
             record.prior_failures += 1
@@ -204,7 +196,7 @@ class Allocator:
     async def state_dict(self) -> dict[str, Any]:
         """JSON-serialisable state: support buffer, fusion and prior, None for one that does not give its state."""
         try:
-            prior = await self._in_prior_thread(self.prior.state_dict)
+            prior = await self._thread.call(self.prior.state_dict)
         except Exception:
             # The policy's checkpoint is worth more than the prior's state; a run that resumes from it is told.
             logger.exception("the checkpoint is without the prior's state")
@@ -236,7 +228,7 @@ class Allocator:
         if same_fusion:
             self.method.fusion.load_state_dict(state["belief"])
         if same_prior and not lost:
-            await self._in_prior_thread(self.prior.load_state_dict, state["prior"])
+            await self._thread.call(self.prior.load_state_dict, state["prior"])
 
     def _same(self, state: dict[str, Any], name: str, key: str, ours: str) -> bool:
         """Whether the checkpoint was written with the same choice; ValueError where it must have been."""
@@ -250,21 +242,8 @@ class Allocator:
     async def _ask_prior(self, groups: Sequence[Group], context: list[Outcome] | None, record: StepRecord) -> None:
         asked_at = time.monotonic()
         queries = [g.query for g in groups]
-        try:
-            predict = partial(self.prior.predict, queries, context, record.step)
-            probability = await self._in_prior_thread(predict, timeout_s=self._patience_s())
-            probability = np.asarray(probability, dtype=np.float64)
-            if probability.shape != (len(groups),):
-                raise ValueError(f"prior answered shape {probability.shape} to {len(groups)} prompts")
-        except Exception:
-            logger.exception("prior of step %d failed; its %d prompts count as missing", record.step, len(groups))
-            record.prior_failures += 1
-            probability = np.full(len(groups), math.nan)
-        out_of_range = ~np.isnan(probability) & ~((probability >= 0) & (probability <= 1))
-        if out_of_range.any():
-            logger.error("prior answered %s, no probability; such prompts count as missing", probability[out_of_range])
-            record.prior_failures += 1
-            probability = np.where(out_of_range, math.nan, probability)
+        probability, failures = await self._thread.ask(self.prior, queries, context, record.step, self._patience_s())
+        record.prior_failures += failures
         for group, p in zip(groups, probability, strict=True):
             group.probability = float(p)
         self.method.believe(groups)
@@ -273,7 +252,7 @@ class Allocator:
     async def _metrics(self, step: int) -> dict[str, float]:
         """The provider's metrics; NaN under the names it gave before where it does not answer."""
         try:
-            metrics = await self._in_prior_thread(self.prior.metrics)
+            metrics = await self._thread.call(self.prior.metrics)
         except Exception:
             logger.exception("prior's metrics of step %d are lost", step)
             return dict.fromkeys(self._metric_names, math.nan)
@@ -283,24 +262,3 @@ class Allocator:
     def _patience_s(self) -> float:
         share = self.settings.prior.timeout_share * self._step_s
         return min(self.settings.prior.timeout_s, max(LEAST_TIMEOUT_S, share))
-
-    async def _in_prior_thread(self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None) -> Any:
-        """Call the provider; PriorError if it raises anything, TimeoutError after ``timeout_s`` [prior.timeout_s]."""
-        if self._timed_out is not None and not self._timed_out.done():
-            raise PriorError("the prior is still busy with a call that timed out")
-        call = self._prior_thread.submit(_caught, function, *args)
-        try:
-            # Shielded: a thread cannot be cancelled, only be left to finish.
-            limit = self.settings.prior.timeout_s if timeout_s is None else timeout_s
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(call)), limit)
-        except TimeoutError:
-            self._timed_out = call
-            raise
-
-
-def _caught(function: Callable[..., Any], *args: Any) -> Any:
-    """Turn whatever a user's provider raises, StopIteration and SystemExit included, into one kind of error."""
-    try:
-        return function(*args)
-    except BaseException as error:
-        raise PriorError(f"{type(error).__name__}: {error}") from error

@@ -28,7 +28,7 @@ from verl.utils.py_functional import rename_dict
 from verl_v05.estimators.v05 import step_inputs
 from verl_v05.launch import check_run
 from verl_v05.method import Method
-from verl_v05.rollout.allocator import PriorError
+from verl_v05.prior.thread import PriorError
 from verl_v05.rollout.outcome import shaping_reward
 from verl_v05.rollout.rows import StepRows, match_rows, padding, response_tokens
 from verl_v05.rollout.step_inputs import StepInputs
