@@ -28,6 +28,7 @@ class StepRows:
     """R rows, S sessions (scored rollouts), G groups with at least one of them."""
 
     row_session: np.ndarray  # (R,) index of the row's session, NO_SESSION for padding
+    row_output: np.ndarray  # (R,) number of the row in its session, 0 for padding
     session_row: np.ndarray  # (S,) row of the session's last output
     session_group: np.ndarray  # (S,) index of the session's group
     session_number: np.ndarray  # (S,) number of the session in its group
@@ -65,7 +66,7 @@ def match_rows(keys: Sequence[str], is_padding: Sequence[bool], record: StepReco
     groups: dict[str, int] = {}
     sessions: dict[tuple[str, int], int] = {}
     last: dict[tuple[str, int], tuple[int, int]] = {}  # session -> (output index, row)
-    row_session = np.full(len(keys), NO_SESSION)
+    row_session, row_output = np.full(len(keys), NO_SESSION), np.zeros(len(keys), dtype=int)
     for row, (key, padding) in enumerate(zip(keys, is_padding, strict=True)):
         if padding:
             continue
@@ -74,12 +75,13 @@ def match_rows(keys: Sequence[str], is_padding: Sequence[bool], record: StepReco
         if uid not in group_of or name[1] not in group_of[uid].rewards:
             raise RuntimeError(f"row {key} has no outcome in step {record.step}; rows and allocator are out of step")
         groups.setdefault(uid, len(groups))
-        row_session[row] = sessions.setdefault(name, len(sessions))
+        row_session[row], row_output[row] = sessions.setdefault(name, len(sessions)), int(index)
         last[name] = max(last.get(name, (-1, -1)), (int(index), row))
     if not sessions:
         raise RuntimeError(f"step {record.step} has no scored rollout: all {len(record.groups)} groups failed")
     return StepRows(
         row_session=row_session,
+        row_output=row_output,
         session_row=np.array([last[s][1] for s in sessions]),
         session_group=np.array([groups[uid] for uid, _ in sessions]),
         session_number=np.array([number for _, number in sessions]),
