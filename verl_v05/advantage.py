@@ -22,6 +22,7 @@ class Advantages(NamedTuple):
     sigma: Array  # (G,) sigma-hat*, floored
     mean_reward: Array  # (G,)
     k: Array  # (G,) rollouts of the group
+    scale: Array  # (R,) what a rollout's distance from its baseline was multiplied by: its weights over its sigma
 
 
 def advantages(
@@ -75,12 +76,15 @@ def advantages(
     reference = fused.baseline[group]
     if baseline == LEAVE_ONE_OUT:
         reference = leave_one_out(rewards, group, belief, fusion)
-    advantage = (rewards + shaping - reference) / _sigma(xp, reference, sigma_floor)
+    own_sigma = _sigma(xp, reference, sigma_floor)
+    advantage, scale = (rewards + shaping - reference) / own_sigma, 1 / own_sigma
     if group_weighting == "per_prompt":
-        advantage = advantage * (len(rewards) / len(k) / k)[group]
-    advantage = advantage * xp.broadcast_to(group_weight, k.shape)[group]
+        weight = (len(rewards) / len(k) / k)[group]
+        advantage, scale = advantage * weight, scale * weight
+    group_weight = xp.broadcast_to(group_weight, k.shape)[group]
+    advantage, scale = advantage * group_weight, scale * group_weight
     sigma = _sigma(xp, fused.baseline, sigma_floor)
-    return Advantages(advantage, reference, *fused, sigma, mean_reward, k)
+    return Advantages(advantage, reference, *fused, sigma, mean_reward, k, scale)
 
 
 def leave_one_out(rewards: Array, group: Array, belief: Belief | Array, fusion: FusionMethod = PAPERS_FUSION) -> Array:

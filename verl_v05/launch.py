@@ -18,7 +18,7 @@ from verl_v05.plugin import is_for_this_machine
 from verl_v05.prior import make_prior
 from verl_v05.registry import SettingsError
 from verl_v05.run_folder import check_run_folder, claim_run_folder, warn_of_dropped_state
-from verl_v05.settings import V05Settings, load_settings
+from verl_v05.settings import STATE_PRIOR, TURN, V05Settings, load_settings
 
 MANAGER = "verl_v05.rollout.manager.V05AgentLoopManager"
 
@@ -66,6 +66,10 @@ def check_run(config: DictConfig) -> V05Settings:
     settings = load_settings(config)
     Method.from_settings(settings)
     make_prior(settings.prior)
+    if settings.credit == TURN:
+        make_prior(settings.state_prior, STATE_PRIOR)
+        why = "turn credit is for the mean over a session's tokens"
+        _must_be(config, "actor_rollout_ref.actor.loss_agg_mode", "seq-mean-token-mean", why)
     _must_be(config, "algorithm.adv_estimator", "v05")
     _must_be(config, "trainer.v1.trainer_mode", "v05")
     _must_be(config, "trainer.use_v1", True)

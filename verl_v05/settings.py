@@ -20,6 +20,8 @@ from verl_v05.registry import SettingsError
 __all__ = ["SettingsError", "V05Settings", "load_settings"]
 
 KEY = "algorithm.v05"
+PRIOR, STATE_PRIOR = f"{KEY}.prior", f"{KEY}.state_prior"
+OUTCOME, TURN = CREDITS = ("outcome", "turn")
 TO_TARGET = "to_target"
 
 
@@ -43,12 +45,19 @@ class SupportSettings:
 
 
 @dataclass
-class PriorSettings:
-    """Who predicts success probabilities."""
+class ProviderSettings:
+    """Who predicts success probabilities; of the states inside sessions by default their own history alone."""
 
-    provider: str = "history"  # "history", "v0", "http", "none" or the path of a verl_v05.prior.Prior subclass
+    provider: str = "none"  # "history", "v0", "http", "none" or the path of a verl_v05.prior.Prior subclass
     kwargs: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the provider
     timeout_s: float = 600.0  # after this long the batch's priors count as missing
+
+
+@dataclass
+class PriorSettings(ProviderSettings):
+    """Who predicts success probabilities of prompts."""
+
+    provider: str = "history"
     # Or after this share of what the step before took, if that is less, and more than ten seconds.
     timeout_share: float = 0.5
     # Entry of a row's extra_info that a value model reads: the problem alone. Null, or without it, the user's turns.
@@ -101,10 +110,13 @@ class V05Settings:
     # sparse it is their exact number.
     max_rollouts_per_step: int | None = None
     sigma_floor: float = 0.1  # of the normaliser; 1 switches it off
+    # outcome: all tokens of a session have its advantage; turn: each turn's by the values of the states around it.
+    credit: str = "outcome"
     group_weighting: str = "per_prompt"
     outcome: OutcomeSettings = field(default_factory=OutcomeSettings)
     support: SupportSettings = field(default_factory=SupportSettings)
     prior: PriorSettings = field(default_factory=PriorSettings)
+    state_prior: ProviderSettings = field(default_factory=ProviderSettings)  # of the states, with credit=turn
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     sparse: SparseSettings = field(default_factory=SparseSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
@@ -113,7 +125,8 @@ class V05Settings:
     custom: dict[str, Any] = field(default_factory=dict)  # read by classes of your own
 
     def __post_init__(self) -> None:
-        for key, allowed in (("baseline", BASELINES), ("group_weighting", GROUP_WEIGHTINGS)):
+        choices = (("baseline", BASELINES), ("credit", CREDITS), ("group_weighting", GROUP_WEIGHTINGS))
+        for key, allowed in choices:
             _require(key, getattr(self, key), getattr(self, key) in allowed, f"one of {', '.join(allowed)}")
         _require("k_init", self.k_init, self.k_init >= 0, "at least 1, or 0 with schedule=sparse")
         _require("k_max", self.k_max, self.k_max >= max(1, self.k_init), f"at least k_init ({self.k_init}), and 1")
@@ -142,7 +155,7 @@ class V05Settings:
         for group in ("support", "sparse"):
             seed = getattr(self, group).seed
             _require(f"{group}.seed", seed, seed >= 0, "at least 0")
-        limits = {"prior": ("timeout_s",), "watch": ("answer_s", "session_s")}
+        limits = {"prior": ("timeout_s",), "state_prior": ("timeout_s",), "watch": ("answer_s", "session_s")}
         for key, seconds in ((f"{g}.{n}", getattr(getattr(self, g), n)) for g, names in limits.items() for n in names):
             _require(key, seconds, seconds > 0, "a positive number of seconds")
         _require("prior.timeout_share", self.prior.timeout_share, self.prior.timeout_share > 0, "positive")

@@ -70,7 +70,8 @@ def step_of(rows: int, seed: int) -> tuple[StepRows, np.ndarray]:
     for g, session, reward in zip(group, number, rewards, strict=True):
         groups[g].rewards[int(session)] = float(reward)
     row = np.arange(len(group))
-    return StepRows(row, np.zeros_like(row), row, group, number, rewards, groups), np.array([f"u{g}" for g in group], dtype=object)
+    rows = StepRows(row, np.zeros_like(row), row, group, number, rewards, groups)
+    return rows, np.array([f"u{g}" for g in group], dtype=object)
 
 
 def advantage_times(rows: int, tokens: int, repeats: int, seed: int) -> list[dict[str, str]]:

@@ -22,13 +22,14 @@ class EmpiricalBayesFusion(FusionMethod):
     Args:
         forgetting: factor on what earlier steps knew of the calibration's parameters, at each step, in [0, 1].
         history_forgetting: factor on a prompt's own earlier outcomes, at each new visit, in [0, 1].
+        history_capacity: prompts whose outcomes are kept, those of the latest visits; None keeps all.
     """
 
     has_strength = True
 
-    def __init__(self, forgetting: float = 0.9, history_forgetting: float = 0.75):
+    def __init__(self, forgetting: float = 0.9, history_forgetting: float = 0.75, history_capacity: int | None = None):
         self.calibration = Calibration.start(forgetting)
-        self.history = PromptCounts(history_forgetting)
+        self.history = PromptCounts(history_forgetting, history_capacity)
 
     @classmethod
     def from_settings(cls, settings: Any) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ class PromptCounts:
 
     Args:
         forgetting: in [0, 1]; 1 never forgets.
+        capacity: prompts that are kept, those of the latest visits; None keeps all.
     """
 
-    def __init__(self, forgetting: float):
+    def __init__(self, forgetting: float, capacity: int | None = None):
         self.forgetting = forgetting
-        self._counts: dict[str, tuple[float, float]] = {}
+        self._capacity = capacity
+        self._counts: dict[str, tuple[float, float]] = {}  # in the order of the latest visit, if some are dropped
 
     def of(self, prompt_ids: Sequence[str]) -> np.ndarray:
         """Successes and failures of each prompt, shape (prompts, 2); 0 where it was never seen."""
@@ -29,7 +32,12 @@ class PromptCounts:
         """Count a visit of each prompt: its successes among its rollouts."""
         for name, success, k in zip(prompt_ids, successes, rollouts, strict=True):
             old = self._counts.get(name, (0.0, 0.0))
+            if self._capacity is not None:
+                self._counts.pop(name, None)
             self._counts[name] = discount(old, float(success), int(k), self.forgetting)
+        if self._capacity is not None:
+            for name in list(islice(self._counts, max(0, len(self._counts) - self._capacity))):
+                del self._counts[name]
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-serialisable."""

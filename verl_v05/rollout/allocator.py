@@ -13,7 +13,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,8 @@ from verl_v05.prior.support_buffer import SupportBuffer
 from verl_v05.prior.thread import ProviderThread
 from verl_v05.rollout.group import Group
 from verl_v05.rollout.record import StepRecord
-from verl_v05.settings import V05Settings
+from verl_v05.rollout.state_values import StateValues
+from verl_v05.settings import TURN, V05Settings
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Allocator:
         self.settings = settings
         self.prior: Prior = make_prior(settings.prior)
         self.method = Method.from_settings(settings)
+        self.states = StateValues(settings) if settings.credit == TURN else None
         self.support = SupportBuffer(settings.support.capacity, settings.support.sample, settings.support.seed)
         self._batch_of: dict[str, Batch] = {}
         self._group_of: dict[str, Group] = {}
@@ -101,11 +103,15 @@ class Allocator:
         """Start the prior's provider; an error in it ends the run before the first step."""
         # Not under prior.timeout_s: loading a value model has its own limit, and cannot be missed.
         await self._thread.call_unlimited(self.prior.start, placement_groups)
+        if self.states is not None:
+            await self.states.start(placement_groups)
 
     async def close(self) -> None:
         """End what the provider started; a provider that cannot be ended does not fail a run that is over."""
         try:
             await self._thread.call(self.prior.close)
+            if self.states is not None:
+                await self.states.close()
         except Exception:
             logger.exception("the prior's provider did not close; its processes end with this one")
 
@@ -136,7 +142,12 @@ class Allocator:
         return self._failures
 
     async def settle(
-        self, uid: str, rewards: dict[int, float], failed: Sequence[str] = (), problems: Sequence[str] = ()
+        self,
+        uid: str,
+        rewards: dict[int, float],
+        failed: Sequence[str] = (),
+        problems: Sequence[str] = (),
+        states: dict[int, list[str]] | None = None,
     ) -> int:
         """Take the rewards of a group's settled rollouts; answer how many more to start (0 = complete).
 
@@ -144,12 +155,15 @@ class Allocator:
             rewards: session -> outcome reward in [-1, 1].
             failed: a line for each session that raised, ran into its limit or returned nothing.
             problems: what was wrong with rewards that could not be used; the step then fails when closed.
+            states: session -> text before each of its turns, with ``credit=turn``.
         """
         group, batch = self._group_of[uid], self._batch_of[uid]
         group.rewards.update(rewards)
         group.failed += len(failed)
         self._failures.extend(failed[: max(0, SHOWN_FAILURES - len(self._failures))])
         self._problems.extend(problems)
+        if self.states is not None and states:
+            self.states.add(group, states, batch.record.step)
         with self._noted():
             await batch.believed()
             return await batch.settled(group)
@@ -181,6 +195,8 @@ class Allocator:
         self._lost_states = 0
         for group in record.groups:
             del self._group_of[group.uid], self._batch_of[group.uid]
+        if self.states is not None:
+            await self.states.close_step(record)
         self.method.learn(record.groups)
         record.fusion_metrics = self.method.fusion.metrics()
         outcomes = record.outcomes()
@@ -194,21 +210,26 @@ class Allocator:
         return record
 
     async def state_dict(self) -> dict[str, Any]:
-        """JSON-serialisable state: support buffer, fusion and prior, None for one that does not give its state."""
-        try:
-            prior = await self._thread.call(self.prior.state_dict)
-        except Exception:
-            # The policy's checkpoint is worth more than the prior's state; a run that resumes from it is told.
-            logger.exception("the checkpoint is without the prior's state")
-            self._lost_states += 1
-            prior = None
-        return {
+        """JSON-serialisable state; None for a provider that does not give its own."""
+        state = {
             "provider": self.settings.prior.provider,
-            "prior": prior,
+            "prior": await self._state_of(self._thread.call(self.prior.state_dict)),
             "fusion": self.settings.fusion,
             "belief": self.method.fusion.state_dict(),
             "support": self.support.state_dict(),
         }
+        if self.states is not None:
+            state["states"] = await self._state_of(self.states.state_dict())
+        return state
+
+    async def _state_of(self, call: Awaitable[dict[str, Any]]) -> dict[str, Any] | None:
+        try:
+            return await call
+        except Exception:
+            # The policy's checkpoint is worth more than a prior's state; a run that resumes from it is told.
+            logger.exception("the checkpoint is without a prior's state")
+            self._lost_states += 1
+            return None
 
     async def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`; ``allow_missing_state`` leaves out what is lost or of another provider or fusion.
@@ -229,6 +250,20 @@ class Allocator:
             self.method.fusion.load_state_dict(state["belief"])
         if same_prior and not lost:
             await self._thread.call(self.prior.load_state_dict, state["prior"])
+        if self.states is not None:
+            await self._load_states(state.get("states"))
+
+    async def _load_states(self, saved: dict[str, Any] | None) -> None:
+        assert self.states is not None
+        if saved is None:
+            if not self.settings.allow_missing_state:
+                raise ValueError(
+                    "the checkpoint is without the states' values that credit=turn goes by: it was written with "
+                    "credit=outcome, or the state prior did not answer; set credit back, or start them afresh by "
+                    "algorithm.v05.allow_missing_state=true"
+                )
+        elif self._same(saved, "provider", "state_prior.provider", self.settings.state_prior.provider):
+            await self.states.load_state_dict(saved)
 
     def _same(self, state: dict[str, Any], name: str, key: str, ours: str) -> bool:
         """Whether the checkpoint was written with the same choice; ValueError where it must have been."""

@@ -29,6 +29,9 @@ class Group:
     fitted_prior: float = NAN  # V and its strength again, after the fusion has learnt from the whole step,
     fitted_strength: float = NAN  # this group's rewards among it
     first: int = 0  # rollouts that were started before any outcome was known
+    # With credit=turn, of each session: the text before each of its turns, and V of these as believed before the step.
+    states: dict[int, list[str]] = field(default_factory=dict)
+    state_values: dict[int, list[float]] = field(default_factory=dict)
     expected: float = NAN  # first rollouts it could expect, where a schedule draws them; NaN where they are given
 
     @property

@@ -22,6 +22,10 @@ class StepRecord:
     prior_metrics: dict[str, float] = field(default_factory=dict)  # the provider's own
     fusion_metrics: dict[str, float] = field(default_factory=dict)  # the fusion's own
     prior_failures: int = 0  # calls of the provider that raised, timed out or answered nonsense
+    turn_weight: float = 0.0  # of turn credit, in [0, 1], from the steps before
+    # With credit=turn, of the states that sessions passed through:
+    state_metrics: dict[str, float] = field(default_factory=dict)
+    state_outcomes: list[Outcome] = field(default_factory=list)  # mean success of the sessions of each
 
     @property
     def scored(self) -> list[Group]:

@@ -48,6 +48,12 @@ class StepRows:
         """Of each group after the fusion has learnt from the step, these rewards among it, (G,)."""
         return self._belief("fitted_prior", "fitted_strength")
 
+    @property
+    def state_values(self) -> list[list[float]]:
+        """Of each session, V of the states before its turns; empty without ``credit=turn``."""
+        numbered = zip(self.session_group, self.session_number, strict=True)
+        return [self.groups[group].state_values.get(int(number), []) for group, number in numbered]
+
     def spread(self, per_session: np.ndarray) -> np.ndarray:
         """Copy a value of each session to its rows; 0 for padding, shape (R,)."""
         return np.where(self.row_session == NO_SESSION, 0.0, per_session[self.row_session])

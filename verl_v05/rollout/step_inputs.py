@@ -9,7 +9,9 @@ import numpy as np
 from verl_v05.advantage import LEAVE_ONE_OUT, Advantages, advantages
 from verl_v05.fusion import Belief, FusionMethod
 from verl_v05.rollout.rows import StepRows
+from verl_v05.rollout.turns import turns_of
 from verl_v05.settings import V05Settings
+from verl_v05.turn_credit import turn_credit
 
 
 @dataclass
@@ -20,6 +22,7 @@ class StepInputs:
     shaping: np.ndarray | float
     settings: V05Settings
     fusion: FusionMethod
+    turn_weight: float = 0.0  # of turn credit
     _result: Advantages | None = None
 
     @property
@@ -47,6 +50,32 @@ class StepInputs:
             group_weight=self.group_weight,
         )
         return self._result
+
+    def turn_advantages(self, response_mask: np.ndarray) -> np.ndarray:
+        """:meth:`compute` with each turn's own credit, on its tokens, (R, T).
+
+        Args:
+            response_mask: 1 on the policy's own tokens, (R, T).
+
+        Raises:
+            RuntimeError: the rows hold other turns than the states that the agent loop has named.
+        """
+        result = self.compute()
+        turns = turns_of(response_mask, self.rows.row_session, self.rows.row_output)
+        values = self.rows.state_values
+        found = np.bincount(turns.session, minlength=len(values))
+        for session, of_session in enumerate(values):
+            if len(of_session) != found[session]:
+                uid = self.rows.groups[self.rows.session_group[session]].uid
+                raise RuntimeError(
+                    f"session {self.rows.session_number[session]} of prompt {uid} has {found[session]} turns in its "
+                    f"rows and {len(of_session)} states: its agent loop must record one state a turn"
+                )
+        credit = turn_credit(
+            np.concatenate(values), turns.session, self.rows.rewards + self.shaping, result.rollout_baseline,
+            self.turn_weight,
+        )  # fmt: skip
+        return turns.over_tokens(credit * result.scale[turns.session], response_mask.shape)
 
     @property
     def group_weight(self) -> np.ndarray | float:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import ray
 import transfer_queue as tq
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ, apply_greedy_sampling_params
@@ -22,12 +23,20 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ, apply_greedy_sa
 from verl_v05.compat.contract import check_contract
 from verl_v05.compat.fingerprint import fingerprint
 from verl_v05.rollout.outcome import OutcomeError, outcome_reward, shaping_reward
-from verl_v05.settings import load_settings
+from verl_v05.rollout.turns import TURNS, turn_starts
+from verl_v05.settings import TURN, load_settings
 
 logger = logging.getLogger(__name__)
 
 # verl exports the actor class only; Ray keeps the class it was made of here.
 _VerlWorker: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class  # type: ignore[attr-defined]
+
+
+class SessionResult(NamedTuple):
+    """What the allocator is told of a session."""
+
+    reward: float  # outcome reward in [-1, 1]
+    states: list[str]  # text before each of its turns, with credit=turn
 
 
 class V05AgentLoopWorker(_VerlWorker):
@@ -64,12 +73,12 @@ class V05AgentLoopWorker(_VerlWorker):
             extra = extra or await self.allocator.first_rollouts.remote(uid)
             while extra:
                 sessions = range(first, first + extra)
-                rewards, problems, errors = await self._run_sessions(
-                    sessions, prompt, sampling_params, trajectory, trace
-                )
+                ended, problems, errors = await self._run_sessions(sessions, prompt, sampling_params, trajectory, trace)
                 failed += len(errors)
                 first += extra
-                extra = await self.allocator.settle.remote(uid, rewards, errors, problems)
+                rewards = {session: result.reward for session, result in ended.items()}
+                states = {session: result.states for session, result in ended.items() if result.states}
+                extra = await self.allocator.settle.remote(uid, rewards, errors, problems, states)
         except Exception:
             # The allocator is gone. The trainer's own call to it raises when the step is closed, and that error ends
             # the run; a group that never reached a terminal status would keep the trainer from making the call.
@@ -79,8 +88,8 @@ class V05AgentLoopWorker(_VerlWorker):
 
     async def _run_sessions(
         self, sessions: range, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool
-    ) -> tuple[dict[int, float], list[str], list[str]]:
-        """Run sessions to the end; returns (session -> outcome reward, unusable rewards, why sessions failed)."""
+    ) -> tuple[dict[int, SessionResult], list[str], list[str]]:
+        """Run sessions to the end; returns (session -> result, unusable rewards, why sessions failed)."""
         limit = self.settings.watch.session_s
         loops = (
             self._run_agent_loop(sampling_params, trajectory=trajectory, trace=trace, session_id=s, **prompt)
@@ -88,7 +97,7 @@ class V05AgentLoopWorker(_VerlWorker):
         )
         # A session that is cancelled stores nothing: what it had is left out like that of one that raised.
         results = await asyncio.gather(*(asyncio.wait_for(loop, limit) for loop in loops), return_exceptions=True)
-        rewards, problems, failed = {}, [], []
+        ended, problems, failed = {}, [], []
         where = f"prompt {prompt['uid']} (data source {prompt.get('data_source')!r})"
         for session, result in zip(sessions, results, strict=True):
             if isinstance(result, OutcomeError):
@@ -102,18 +111,32 @@ class V05AgentLoopWorker(_VerlWorker):
             elif result is None:
                 failed.append(f"session {session} of {where}: the agent loop returned nothing")
             else:
-                rewards[session] = result
-        return rewards, problems, failed
+                ended[session] = result
+        return ended, problems, failed
 
-    async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> float | None:
-        """Store the output as verl does; return its outcome reward, None for validation or an empty output."""
+    async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> SessionResult | None:
+        """Store the output as verl does; return what the allocator is told, None for validation or an empty output."""
         await super()._agent_loop_postprocess(output, validate, **kwargs)
         outputs = output if isinstance(output, list) else [output]
         if validate or not outputs:
             return None
         info = outputs[-1].extra_fields.get("reward_extra_info", {})
         shaping_reward(info, self.settings.outcome)  # raises now, with the prompt's name, rather than in the trainer
-        return outcome_reward(info, self.settings.outcome)
+        states = self._states(outputs) if self.settings.credit == TURN else []
+        return SessionResult(outcome_reward(info, self.settings.outcome), states)
+
+    def _states(self, outputs: list[Any]) -> list[str]:
+        """Text before each turn of a session: as its agent loop has recorded it, else what the policy had read."""
+        states: list[str] = []
+        for output in outputs:
+            recorded = output.extra_fields.get(TURNS)
+            if recorded is not None:
+                states.extend(str(turn["text"]) for turn in recorded)
+                continue
+            for start in turn_starts(np.array(output.response_mask)):
+                read = list(output.prompt_ids) + list(output.response_ids[:start])
+                states.append(self.tokenizer.decode(read, skip_special_tokens=True))
+        return states
 
 
 def _last_line(error: BaseException) -> str:

@@ -44,6 +44,7 @@ def step_metrics(record: StepRecord, inputs: StepInputs, response_tokens: int) -
         "rollouts/zero_advantage": (np.abs(result.advantage) < ZERO).mean(),  # share that teaches nothing
         **_by_source(record),
         **_sparse_metrics(record),
+        **{f"states/{name}": value for name, value in record.state_metrics.items()},
         **_prior_metrics(record, inputs.belief.prior, result),
         **_fusion_metrics(inputs.belief, result, settings),
         **_baseline_errors(inputs),

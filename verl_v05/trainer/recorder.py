@@ -1,6 +1,7 @@
 """What a run leaves behind of each step, in parquet.
 
 ``trajectories/step_{n}.parquet``, always: each prompt's mean outcome, what a value model is trained on.
+``state_trajectories/step_{n}.parquet``, with ``credit=turn``: the same of the states inside sessions.
 ``record_dir/step_{n}.parquet``, if asked for: every group's prior, rewards and advantages, enough to replay its maths.
 """
 
@@ -23,6 +24,7 @@ from verl_v05.rollout.record import StepRecord
 from verl_v05.rollout.step_inputs import StepInputs
 
 TRAJECTORIES = "trajectories"
+STATES = "state_trajectories"
 
 
 def check_folder(config: DictConfig) -> None:
@@ -43,7 +45,7 @@ def check_folder(config: DictConfig) -> None:
         raise SettingsError(f"trainer.default_local_dir={folder!r} must be {allowed}")
 
 
-def write_outcomes(config: DictConfig, step: int, outcomes: Sequence[Outcome]) -> Path:
+def write_outcomes(config: DictConfig, step: int, outcomes: Sequence[Outcome], folder: str = TRAJECTORIES) -> Path:
     """Write a step's outcomes beside the run's checkpoints; the model's name is verl's project and experiment."""
     trainer = config.trainer
     rows = [
@@ -62,7 +64,7 @@ def write_outcomes(config: DictConfig, step: int, outcomes: Sequence[Outcome]) -
     # A prompt that is twice in a batch is one measurement of more rollouts.
     table = pd.DataFrame(rows).groupby(names, as_index=False, sort=False).sum()
     table["score"] = reward_of_success(table["successes"] / table["n"]).clip(-1, 1)  # rounding may leave the interval
-    path = Path(trainer.default_local_dir) / TRAJECTORIES / f"step_{step}.parquet"
+    path = Path(trainer.default_local_dir) / folder / f"step_{step}.parquet"
     write_trajectories(table, path)
     return path
 

@@ -35,7 +35,7 @@ from verl_v05.rollout.step_inputs import StepInputs
 from verl_v05.trainer.base import SyncTrainer
 from verl_v05.trainer.checkpoint import ALLOCATOR, allocator_state, naming_state_file
 from verl_v05.trainer.metrics import step_metrics
-from verl_v05.trainer.recorder import write_outcomes, write_step
+from verl_v05.trainer.recorder import STATES, write_outcomes, write_step
 from verl_v05.trainer.watch import RunLostError
 
 NAME = "v05"
@@ -99,13 +99,16 @@ class V05Trainer(SyncTrainer):
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         record = ray.get(self._allocator.close_step.remote(self.global_steps))
         rows = match_rows(batch.keys, padding(batch), record)
-        inputs = StepInputs(rows, self._shaping(batch, rows), self.settings, self._fusion)
+        shaping = self._shaping(batch, rows)
+        inputs = StepInputs(rows, shaping, self.settings, self._fusion, record.turn_weight)
         with step_inputs(inputs):
             batch = super()._compute_advantage(batch, metrics)
         tokens = response_tokens(batch)
         self._spend(int(record.column("spent").sum()), tokens, metrics)
         metrics.update(step_metrics(record, inputs, tokens))
         write_outcomes(self.config, self.global_steps, record.outcomes())
+        if record.state_outcomes:
+            write_outcomes(self.config, self.global_steps, record.state_outcomes, STATES)
         if self.settings.record_dir:
             write_step(self.settings.record_dir, record, inputs, _used_advantages(batch, rows))
         return batch
