@@ -154,7 +154,7 @@ def _trajectory_files(path: Path) -> list[Path]:
         raise TrajectoryError(f"{path}: no such file or folder")
     # The path may be the folder of steps itself.
     found = set(path.rglob("trajectories/step_*.parquet"))
-    found |= set(path.glob("step_*.parquet")) if path.name == "trajectories" else set()
+    found |= set(path.glob("step_*.parquet")) if path.name in ("trajectories", "state_trajectories") else set()
     if not found:
         raise TrajectoryError(f"{path}: no trajectories/step_*.parquet below it; is this the folder of a run?")
     return sorted(found)
