@@ -25,8 +25,9 @@ test: $(VENV)/installed
 test-fast: $(VENV)/installed
 	$(PYTEST) -m "not slow"
 
+# Seconds of those that pass go into docs/failures.md.
 test-faults: $(VENV)/installed
-	python -m pytest -m faults
+	python -m pytest -m "faults or stated" --record $(ARGS)
 
 # What works on this machine's GPU, in stages: ARGS="--only packages v05". Without a GPU: what needs none.
 check-gpu: $(VENV)/installed

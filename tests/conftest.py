@@ -15,6 +15,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from recipes.demo.make import Settings, make_demo
 from recipes.demo.warm_python import start_server
+from tests.faults.statement import PAGE, Limit, Statement, stated, updated
 
 ROOT = Path(__file__).parents[1]
 PRELOAD_WITH_RAY = "ray._private.workers.default_worker,value_model.checkpoint,verl_v05.rollout.manager"
@@ -43,8 +44,49 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes comes last; what needs a GPU is skipped without one."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
     for item in items:
+        if (item.get_closest_marker("stated") is None) != ("limit" not in getattr(item, "fixturenames", ())):
+            raise pytest.UsageError(f"{item.nodeid} has one of @fault(...) and the fixture `limit` without the other")
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+
+
+# Statements about faults, and what was measured of them
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", action="store_true", help="write seconds of tests of faults to docs/failures.md")
+
+
+@pytest.fixture
+def limit(request: pytest.FixtureRequest) -> Iterator[Limit]:
+    """The context of a stated test from its fault to its outcome."""
+    statement: Statement = request.node.get_closest_marker("stated").args[0]
+    made = Limit(statement.within_s)
+    yield made
+    request.node.user_properties.append((statement.fault, made.seconds))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Recording(config))
+
+
+class Recording:
+    """Of the seconds of stated tests that passed; where tests run in several processes, in the one that starts them."""
+
+    def __init__(self, config: pytest.Config):
+        self._passed: set[str] = set()
+        self._measured: dict[str, float] = {}
+        self._writes = config.getoption("record") and not hasattr(config, "workerinput")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            self._passed.add(report.nodeid)
+        if report.when == "teardown" and report.passed and report.nodeid in self._passed:
+            self._measured.update(report.user_properties)
+
+    def pytest_sessionfinish(self) -> None:
+        if self._writes and self._measured:
+            PAGE.write_text(updated(PAGE.read_text(), stated(), self._measured))
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults.statement import PAGE, row, rows, seconds_of, stated
+
 ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / name
@@ -45,6 +47,12 @@ def test_every_key_of_the_config_is_documented() -> None:
     named = set(re.findall(r"`([a-z_.]+)`", table))
     missing = [key for key in keys(V05Settings()) if key not in named and key.rpartition(".")[2] not in named]
     assert missing == []
+
+
+def test_the_page_of_failures_has_a_row_for_each_statement_of_a_test() -> None:
+    statements, page = stated(), rows(PAGE.read_text())
+    assert len({s.fault for s in statements}) == len(statements)
+    assert list(page.values()) == [row(s, seconds_of(page.get(s.fault, " |  |  | "))) for s in statements]
 
 
 def test_the_readme_states_the_number_of_private_methods_overridden() -> None:

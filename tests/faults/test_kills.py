@@ -6,164 +6,57 @@ wait for it, and the scheduler goes on. `make test-faults` runs these; each is a
 
 from __future__ import annotations
 
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
-import psutil
 import pytest
 
-from recipes.demo.training_process import SCRIPT
+from tests.faults.conftest import Start
+from tests.faults.statement import Limit, fault
+from tests.faults.training_run import SCHEDULER
 from verl_v05.trainer.watch import LAST_WORDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
-
-LIMIT_S = 60  # from the kill to the run's end
-START_S = 300
-SCHEDULER, SERVER = "the engine's scheduler", r"warm_python\.py serve"
-TINY = [
-    "data.train_batch_size=32",
-    "algorithm.v05.max_rollouts_per_step=32",
-    "actor_rollout_ref.actor.ppo_mini_batch_size=32",
-    "trainer.val_before_train=false",
-    "trainer.test_freq=-1",
-    "trainer.total_training_steps=200",
-]
-
-
-class TrainingRun:
-    """A demo training in a process group of its own."""
-
-    def __init__(self, task: Path, out: Path, overrides: list[str], ignore_quit: bool = False):
-        out.mkdir(parents=True)
-        self.out, self.log, self.began = out, out / "train.log", time.time()
-        environment = {**os.environ, "RAY_ADDRESS": "local"}
-        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-        command = [str(SCRIPT), "v05_sparse", "0", str(task), str(out), *TINY, *overrides]
-        with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-                preexec_fn=(lambda: signal.signal(signal.SIGQUIT, signal.SIG_IGN)) if ignore_quit else None,
-            )
-
-    def find(self, title: str) -> psutil.Process:
-        """A process of the run by its title. Ray's are no children of the launch."""
-        if title == SCHEDULER:
-            # Forks of the demo's start-up server have its title. Of the engine's two this is the one with the model.
-            forks = [p for p in self._titled(SERVER) if re.search(SERVER, " ".join(p.parent().cmdline()))]
-            return max(forks, key=lambda fork: fork.memory_info().rss)
-        return self._titled(title)[0]
-
-    def _titled(self, title: str) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.create_time() >= self.began and re.search(title, " ".join(process.cmdline())):
-                    found.append(process)
-            except psutil.NoSuchProcess:
-                continue
-        assert found, f"no process {title} in the run:\n{self.tail()}"
-        return found
-
-    def wait_for_step(self, step: int) -> None:
-        until = time.monotonic() + START_S
-        while self.steps() < step:
-            assert self.process.poll() is None, self.tail()
-            assert time.monotonic() < until, self.tail()
-            time.sleep(0.05)
-
-    def steps(self) -> int:
-        log = self.out / "metrics.jsonl"
-        return len(log.read_bytes().splitlines()) if log.exists() else 0
-
-    def frozen_kill(self, title: str) -> int:
-        """Kill a process while its requests wait for the engine; returns its pid."""
-        scheduler, victim = self.find(SCHEDULER), self.find(title)
-        self.wait_for_step(self.steps() + 1)
-        scheduler.send_signal(signal.SIGSTOP)
-        time.sleep(2.5)
-        steps = self.steps()
-        victim.kill()
-        if victim != scheduler:
-            scheduler.send_signal(signal.SIGCONT)
-        assert steps == self.steps()  # it died in the middle of a step
-        return victim.pid
-
-    def ended(self) -> int:
-        """The run's exit code, once it has ended within the limit."""
-        try:
-            return self.process.wait(LIMIT_S)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {LIMIT_S} s:\n{self.tail()}") from None
-
-    def tail(self, lines: int = 40) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-
-    def kill(self) -> None:
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
-
-
-Start = Callable[..., TrainingRun]
-
-
-@pytest.fixture
-def start(task: Path, tmp_path: Path) -> Iterator[Start]:
-    runs: list[TrainingRun] = []
-
-    def started(*overrides: str, ignore_quit: bool = False) -> TrainingRun:
-        runs.append(TrainingRun(task, tmp_path / "run", list(overrides), ignore_quit))
-        runs[-1].wait_for_step(1)
-        return runs[-1]
-
-    yield started
-    for run in runs:
-        run.kill()
 
 
 @pytest.mark.parametrize(
     "title",
     [
-        "ray::V05AgentLoopWorker",
-        "ray::Allocator",
-        "ray::RewardLoopWorker",
-        "ray::WorkerDict",
-        "ray::TransferQueueController",
-        "ray::SimpleStorageUnit",
-        "ray::SGLangHttpServer",
+        pytest.param("ray::V05AgentLoopWorker", marks=fault("an agent-loop worker is killed in mid-step")),
+        pytest.param("ray::Allocator", marks=fault("the allocator is killed in mid-step")),
+        pytest.param("ray::RewardLoopWorker", marks=fault("a reward worker is killed in mid-step")),
+        pytest.param("ray::WorkerDict", marks=fault("a rank of the policy is killed in mid-step")),
+        pytest.param("ray::TransferQueueController", marks=fault("TransferQueue's controller is killed in mid-step")),
+        pytest.param("ray::SimpleStorageUnit", marks=fault("a storage unit of TransferQueue is killed in mid-step")),
+        pytest.param("ray::SGLangHttpServer", marks=fault("sglang's server is killed in mid-step")),
     ],
 )
-def test_a_process_that_dies_ends_the_run_by_name(title: str, start: Start) -> None:
+def test_a_process_that_dies_ends_the_run_by_name(title: str, start: Start, limit: Limit) -> None:
     run = start()
     pid = run.frozen_kill(title)
-    assert run.ended() != 0
+    with limit:
+        assert run.ended() != 0
     for words in ((run.out / "checkpoints" / LAST_WORDS).read_text(), run.tail(60)):
         assert f"process {pid} " in words and "has died" in words
 
 
-@pytest.mark.parametrize("ignore_quit", [False, True])
-def test_an_engine_without_its_scheduler_ends_the_run(ignore_quit: bool, start: Start) -> None:
+@pytest.mark.parametrize(
+    "ignore_quit",
+    [
+        pytest.param(False, marks=fault("sglang's scheduler is killed in mid-step")),
+        pytest.param(True, marks=fault("the same in a run that was started with SIGQUIT ignored, as by `run &`")),
+    ],
+)
+def test_an_engine_without_its_scheduler_ends_the_run(ignore_quit: bool, start: Start, limit: Limit) -> None:
     run = start(ignore_quit=ignore_quit)
     run.frozen_kill(SCHEDULER)
-    assert run.ended() != 0
+    with limit:
+        assert run.ended() != 0
     assert "SGLangHttpServer" in run.tail(80)
 
 
-def test_an_allocator_that_is_stopped_ends_the_run(start: Start) -> None:
+@fault("the allocator is stopped, not dead (`algorithm.v05.watch.answer_s=10`)")
+def test_an_allocator_that_is_stopped_ends_the_run(start: Start, limit: Limit) -> None:
     run = start("algorithm.v05.watch.answer_s=10")
     allocator = run.find("ray::Allocator")
     allocator.suspend()
-    assert run.ended() != 0
+    with limit:
+        assert run.ended() != 0
     assert "Allocator" in (words := run.tail(60)) and "has not answered for 10 s" in words
