@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,8 @@ VALUES = np.array([9.0, 0.5, -0.3, 9.0, 9.0, 0.8])  # those of first turns are n
 
 def test_credit_by_hand() -> None:
     credit = turn_credit(VALUES, SESSION, OUTCOME, BASELINE, 1.0)
-    assert np.allclose(credit, [3 * 0.3, 3 * -0.8, 3 * 1.3, -0.6, 2 * 0.8, 2 * 0.2])
+    more = [0.3 - 0.8 / 3, -0.8 - 0.8 / 3, 1.3 - 0.8 / 3, 0.0, 0.8 - 0.5, 0.2 - 0.5]
+    assert np.allclose(credit, np.array([0.8, 0.8, 0.8, -0.6, 1.0, 1.0]) + more)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
@@ -72,40 +75,49 @@ def test_old_evidence_is_forgotten() -> None:
     assert good.then(Evidence(), 1.0) == good
 
 
-def enumerated(theta: np.ndarray, score: str) -> np.ndarray:
-    """Gradient of a four-state process, by all of its sessions: action 0 stops, 1 goes on, and the last must stop.
+def gradients(theta: np.ndarray, may_stop: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Exact policy gradient of a process of four states, and the expectation of turn credit's, by all of its sessions.
 
-    The policy is a sigmoid a state; stopping in state t succeeds with chance ``WINS[t]``. The loss is the mean over a
-    session's turns.
-
-    Args:
-        score: "policy gradient" (the exact one), "outcome" or "turn" (both with the exact value as the baseline).
+    Action 1 goes on to the next state, 0 stops (``may_stop``) or goes on as well, having lowered the chance of success.
+    The policy is a sigmoid a state, values are exact, the baseline is the first state's, the weight is 1.
     """
     go = np.append(1 / (1 + np.exp(-theta)), 0.0)
-    win = WINS.copy()
-    for t in reversed(range(3)):
-        win[t] = (1 - go[t]) * WINS[t] + go[t] * win[t + 1]
-    values = 2 * win - 1
-    gradient, reach = np.zeros(3), 1.0
-    for last in range(4):
-        for outcome, chance in ((1.0, WINS[last]), (-1.0, 1 - WINS[last])):
-            probability = reach * (1 - go[last]) * chance
-            states = np.arange(last + 1)
-            session = np.zeros(last + 1, dtype=int)
-            weight = {"policy gradient": 0.0, "outcome": 0.0, "turn": 1.0}[score]
-            credit = turn_credit(values[states], session, np.array([outcome]), values[:1], weight)
-            slope = np.where(states < last, 1 - go[states], -go[states])  # of the log-probability by theta
-            share = 1.0 if score == "policy gradient" else 1 / (last + 1)
-            gradient += probability * share * np.bincount(states, credit * slope, minlength=4)[:3]
-        reach *= go[last]
-    return gradient
+    actions = [[a for a in (0, 1) if a or t < 3] for t in range(3)]
+    sessions = []  # (states, actions, probability, chance of success)
+    for path in itertools.product(*actions):
+        length = path.index(0) + 1 if may_stop and 0 in path else 3
+        states, taken = np.arange(length), np.array(path[:length])
+        chance = WINS[length - 1 if may_stop else 3] * 0.7 ** (0 if may_stop else 3 - sum(path))
+        probability = np.prod(np.where(taken, go[states], 1 - go[states]))
+        sessions.append((tuple(path[:length]), states, taken, probability, chance))
+    sessions = list({name: rest for name, *rest in sessions}.values())
+
+    def value(prefix: tuple[int, ...]) -> float:
+        n = len(prefix)
+        here = [(p, c) for states, taken, p, c in sessions if len(taken) >= n and tuple(taken[:n]) == prefix]
+        return sum(p * (2 * c - 1) for p, c in here) / sum(p for p, _ in here)
+
+    exact, turn = np.zeros(3), np.zeros(3)
+    for states, taken, probability, chance in sessions:
+        values = np.array([value(tuple(taken[:t])) for t in states])
+        slope = np.where(taken, 1 - go[states], -go[states])  # of the log-probability by theta
+        for outcome, p in ((1.0, chance), (-1.0, 1 - chance)):
+            credit = turn_credit(values, np.zeros_like(states), np.array([outcome]), values[:1], 1.0)
+            np.add.at(exact, states, probability * p * (outcome - values[0]) * slope)
+            np.add.at(turn, states, probability * p * credit * slope)
+    return exact, turn
 
 
 WINS = np.array([0.3, 0.6, 0.2, 0.9])
+THETA = np.array([0.4, -0.3, 0.8])
 
 
-def test_turn_credit_with_exact_values_is_unbiased_where_the_policy_decides_when_to_stop() -> None:
-    theta = np.array([0.4, -0.3, 0.8])
-    exact = enumerated(theta, "policy gradient")
-    assert np.allclose(enumerated(theta, "turn"), exact, atol=1e-12)
-    assert np.abs(enumerated(theta, "outcome") - exact).max() > 0.02  # the average over tokens weighs by length
+def test_with_exact_values_and_one_length_it_is_the_policy_gradient_times_a_constant() -> None:
+    exact, turn = gradients(THETA, may_stop=False)
+    assert np.allclose(turn, exact * (1 + 1 - 1 / 3), atol=1e-12)
+
+
+def test_where_the_policy_decides_when_to_stop_it_stays_close_in_direction() -> None:
+    exact, turn = gradients(THETA, may_stop=True)
+    cosine = exact @ turn / np.linalg.norm(exact) / np.linalg.norm(turn)
+    assert 0.97 < cosine < 1 - 1e-6  # the mean over the session's turns divides by a length that the actions decide

@@ -68,8 +68,6 @@ def check_run(config: DictConfig) -> V05Settings:
     make_prior(settings.prior)
     if settings.credit == TURN:
         make_prior(settings.state_prior, STATE_PRIOR)
-        why = "turn credit is for the mean over a session's tokens"
-        _must_be(config, "actor_rollout_ref.actor.loss_agg_mode", "seq-mean-token-mean", why)
     _must_be(config, "algorithm.adv_estimator", "v05")
     _must_be(config, "trainer.v1.trainer_mode", "v05")
     _must_be(config, "trainer.use_v1", True)
