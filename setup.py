@@ -60,6 +60,7 @@ setup(
         "http": ["fastapi>=0.165", "httpx", "prometheus-client", "pydantic", "uvicorn"],
         "wandb": ["wandb", "wandb-workspaces"],
         # of a checkout: recipes/demo, recipes/data and the tests
+        "agent": ["gymnasium==1.4.0"],  # recipes/agent
         "demo": ["matplotlib", "tabulate"],
         "data": ["huggingface_hub", "tabulate"],
         "test": ["mypy", "pytest", "ruff"],

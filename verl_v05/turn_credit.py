@@ -1,4 +1,4 @@
-"""Credit of each turn of a session by the values of its states, besides the session's outcome .
+"""Credit of each turn of a session by the values of its states, besides the session's outcome.
 
 N = turns, S = sessions. A session's turns are next to each other and in order; ``turn_session`` says whose each is.
 With the states' values V_0..V_{T-1}, of which V_0 is the session's baseline b, and V_T = r, its outcome, turn t has

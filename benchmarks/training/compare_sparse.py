@@ -207,27 +207,29 @@ def difference(values: Sequence[float]) -> str:
     return f"{mean:+.3f}" + ("" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]")
 
 
-def table(data: pd.DataFrame, names: Sequence[str], total: int) -> pd.DataFrame:
-    """One row a line: accuracy at thirds of the rollouts, its paired difference to sparse, cost until GRPO-16's end.
+def table(
+    data: pd.DataFrame, names: Sequence[str], total: int, reference: str = REFERENCE, target: str = TARGET
+) -> pd.DataFrame:
+    """One row a line: accuracy at thirds of the rollouts, its paired difference to a line, cost until another's end.
 
     Over the seeds that all of the lines have.
     """
     curves = {key: curve.sort_values("rollouts") for key, curve in data.groupby(["line", "seed"])}
     # A run that was interrupted has lines without some of the seeds.
-    needed = {REFERENCE, TARGET, *names}
+    needed = {reference, target, *names}
     seeds = [s for s in sorted(data["seed"].unique()) if all((name, s) in curves for name in needed)]
-    end = float(np.mean([curves[TARGET, s]["accuracy"].iloc[-1] for s in seeds]))
+    end = float(np.mean([curves[target, s]["accuracy"].iloc[-1] for s in seeds]))
     rows = []
     for name in names:
         own = [curves[name, s] for s in seeds]
         at = {part: [np.interp(total * part, c["rollouts"], c["accuracy"]) for c in own] for part in (1 / 3, 2 / 3, 1)}
-        base = [np.interp(total, curves[REFERENCE, s]["rollouts"], curves[REFERENCE, s]["accuracy"]) for s in seeds]
+        base = [np.interp(total, curves[reference, s]["rollouts"], curves[reference, s]["accuracy"]) for s in seeds]
         rows.append(
             {
                 "line": name,
                 **{f"at {total * part:,.0f}": f"{np.mean(at[part]):.3f}" for part in at},
                 "± at the end": f"{np.std(at[1], ddof=1):.3f}" if len(seeds) > 1 else "",
-                "difference to sparse": "" if name == REFERENCE else difference(np.array(at[1]) - base),
+                f"difference to {reference}": "" if name == reference else difference(np.array(at[1]) - base),
                 **{
                     f"{cost} until {end:.3f}": _cost(np.array([rollouts_until(c, end, cost) for c in own]))
                     for cost in COSTS

@@ -1,0 +1,302 @@
+"""Turn credit against outcome credit and the related work, on FrozenLake with a map a prompt.
+
+`python -m benchmarks.training.compare_turns --out DIR` trains every line with every seed in this process
+(:mod:`benchmarks.training.lake`: a small network, exact success rates), keeps what is done in ``runs.csv`` and writes
+``page.md``. Beliefs, state values, credit and advantages are those of :mod:`verl_v05`; an update is one Adam step on
+the mean over sessions of the mean over turns. Every line has ``ROLLOUTS`` sessions a step and the same first policy;
+a seed is the order of the maps and the sampling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from benchmarks.training.compare_sparse import table
+from benchmarks.training.in_process import ValuePrior
+from benchmarks.training.lake import TOKENS, LakeTask, Policy, Sessions
+from value_model.conversions import probability_of_value
+from value_model.files import write_text
+from verl_v05.method import Method
+from verl_v05.prior import Outcome, Prior, Query
+from verl_v05.rollout.group import Group
+from verl_v05.rollout.record import StepRecord
+from verl_v05.rollout.rows import match_rows
+from verl_v05.rollout.state_values import StateValues
+from verl_v05.rollout.step_inputs import StepInputs
+from verl_v05.settings import V05Settings
+
+ROLLOUTS, LEARNING_RATE, CLIP = 128, 1e-3, 1.0
+REFERENCE, TARGET = "V0.5, outcome credit", "GRPO-8"
+V05: dict[str, Any] = {"schedule": "fixed", "k_init": 1, "fusion": "empirical_bayes", "baseline": "leave_one_out"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method; ``group`` sessions a map."""
+
+    group: int
+    make: Callable[[Any, int], Any]  # (run, seed) -> what turns sessions into advantages of turns
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+class Learner:
+    """Advantages of a step's turns. One instance a run."""
+
+    def __init__(self, run: Run, seed: int, **arguments: Any):
+        self.run, self.seed = run, seed
+
+    def advantages(self, sessions: Sessions, step: int) -> np.ndarray | None:
+        """Of each turn, (N,); None for a step that does not update the policy."""
+        raise NotImplementedError
+
+
+class Grpo(Learner):
+    """The session's outcome against its group's, over the group's standard deviation."""
+
+    def advantages(self, sessions: Sessions, step: int) -> np.ndarray | None:
+        return self.outcome(sessions)[sessions.session]
+
+    def outcome(self, sessions: Sessions) -> np.ndarray:
+        """(S,)"""
+        reward = sessions.reward.reshape(-1, self.run.line.group)
+        spread = reward.std(axis=1, ddof=1, keepdims=True) + 1e-6
+        return ((reward - reward.mean(axis=1, keepdims=True)) / spread).ravel()
+
+
+class V05Learner(Learner):
+    """As the allocator, the workers and the estimator do together."""
+
+    def __init__(self, run: Run, seed: int, state_prior: str | None = None, **overrides: Any):
+        super().__init__(run, seed)
+        credit = "outcome" if state_prior is None else "turn"
+        settings = OmegaConf.merge(OmegaConf.structured(V05Settings), V05, {"credit": credit}, overrides)
+        self.settings: V05Settings = OmegaConf.to_object(settings)  # type: ignore[assignment]
+        self.method = Method.from_settings(self.settings)
+        self.states = None if state_prior is None else StateValues(self.settings)
+        if self.states is not None and state_prior not in (None, "none"):
+            self.states.prior = make_prior(state_prior, run)
+
+    def advantages(self, sessions: Sessions, step: int) -> np.ndarray | None:
+        k, lakes = self.settings.k_init, self.run.task.lakes
+        turns, last = sessions.turns, np.cumsum(sessions.turns)
+        texts = [lakes.state_text(sessions.lake[s], c) for s, c in zip(sessions.session, sessions.state, strict=True)]
+        groups = []
+        for number in range(len(turns) // k):
+            lake = lakes.text[sessions.lake[number * k]]
+            group = Group(str(number), Query(lake, lake, "lake"), k, first=k)
+            group.rewards = {i: float(sessions.reward[number * k + i]) for i in range(k)}
+            groups.append(group)
+        self.method.believe(groups)
+        record = StepRecord(step, groups)
+        if self.states is not None:
+            states = [texts[end - count : end] for end, count in zip(last, turns, strict=True)]
+            asyncio.run(self._close(record, states))
+        self.method.learn(groups)
+        keys = [f"{number}_{i}_0" for number in range(len(groups)) for i in range(k)]
+        rows = match_rows(keys, [False] * len(keys), record)
+        inputs = StepInputs(rows, 0.0, self.settings, self.method.fusion, record.turn_weight)
+        if record.turn_weight == 0:
+            return inputs.compute().advantage[sessions.session]
+        mask = np.zeros((len(turns), 2 * turns.max()))
+        position = np.arange(len(texts)) - (last - turns)[sessions.session]
+        mask[sessions.session, 2 * position] = 1  # a token a turn, and the environment's answer
+        return inputs.turn_advantages(mask)[sessions.session, 2 * position]
+
+    async def _close(self, record: StepRecord, states: Sequence[list[str]]) -> None:
+        assert self.states is not None
+        k = self.settings.k_init
+        for number, group in enumerate(record.groups):
+            self.states.add(group, {i: states[number * k + i] for i in range(k)}, record.step)
+        await self.states.close_step(record)
+
+
+class ExactValues(Prior):
+    """The policy's true values: what a perfect value model could give."""
+
+    def __init__(self, run: Run):
+        self._run = run
+        lakes = run.task.lakes
+        self._where = {
+            lakes.state_text(m, s): (m, s) for m in range(run.task.train) for s in np.flatnonzero(~lakes.ends[m])
+        }
+
+    def predict(self, queries: Sequence[Query], context: Sequence[Outcome] | None, step: int) -> np.ndarray:
+        lake, state = np.array([self._where[q.text] for q in queries]).T
+        chosen, at = np.unique(lake, return_inverse=True)
+        values, _ = self._run.task.lakes.values(self._run.policy, chosen)
+        return np.clip(probability_of_value(values[at, state]), 0, 1)
+
+
+class CriticValues(Prior):
+    """A critic, taught with each step's states after it: what a run has without a value model."""
+
+    def __init__(self, run: Run):
+        lakes = run.task.lakes
+        self._features: dict[str, np.ndarray] = {}
+        for m in range(run.task.train):
+            states = np.flatnonzero(~lakes.ends[m])
+            for s, row in zip(states, lakes.features(np.full(len(states), m), states).numpy(), strict=True):
+                self._features[lakes.state_text(m, s)] = row
+        self._net = Policy(outputs=1)
+        self._optimizer = torch.optim.Adam(self._net.parameters(), 2e-3)
+        self._rng = np.random.default_rng(0)
+
+    def predict(self, queries: Sequence[Query], context: Sequence[Outcome] | None, step: int) -> np.ndarray:
+        with torch.no_grad():
+            return torch.sigmoid(self._net(self._rows(queries))[:, 0]).double().numpy()
+
+    def update(self, outcomes: Sequence[Outcome], step: int) -> None:
+        rows = self._rows([o.query for o in outcomes])
+        success, k = (torch.tensor([getattr(o, n) for o in outcomes], dtype=torch.float32) for n in ("success", "k"))
+        for _ in range(8):
+            for part in np.array_split(self._rng.permutation(len(rows)), 4):
+                found = self._net(rows[part])[:, 0]
+                loss = torch.nn.functional.binary_cross_entropy_with_logits(found, success[part], weight=k[part])
+                self._optimizer.zero_grad()
+                loss.backward()
+                self._optimizer.step()
+
+    def _rows(self, queries: Sequence[Query]) -> torch.Tensor:
+        return torch.from_numpy(np.stack([self._features[q.text] for q in queries]))
+
+
+def make_prior(name: str, run: Run) -> Prior:
+    """Values of states by name, or by the folder of a value model."""
+    made = {"exact": ExactValues, "critic": CriticValues}
+    return made[name](run) if name in made else ValuePrior(name)
+
+
+def lines(value_model: str | None) -> dict[str, Line]:
+    """The comparison's lines by name; the value model's only with one."""
+    found = {
+        "V0.5, outcome credit": Line(1, V05Learner),
+        "V0.5, turn credit, states' history": Line(1, V05Learner, {"state_prior": "none"}),
+        "V0.5, turn credit, critic": Line(1, V05Learner, {"state_prior": "critic"}),
+        "V0.5, turn credit, exact values": Line(1, V05Learner, {"state_prior": "exact"}),
+        "GRPO-8": Line(8, Grpo),
+    }
+    if value_model is not None:
+        found["V0.5, turn credit, value model"] = Line(1, V05Learner, {"state_prior": value_model})
+    return found
+
+
+class Measured(NamedTuple):
+    """A run so far."""
+
+    step: int
+    rollouts: int
+    tokens: int
+    accuracy: float
+
+
+class Run:
+    """One training run."""
+
+    def __init__(self, task: LakeTask, line: Line, seed: int):
+        torch.manual_seed(seed)
+        self.task, self.line = task, line
+        self.policy = Policy()
+        self.policy.load_state_dict(task.start.state_dict())
+        self._optimizer = torch.optim.Adam(self.policy.parameters(), LEARNING_RATE)
+        self._rng = np.random.default_rng(seed)
+        self._learner = line.make(self, seed, **line.arguments)
+
+    def train(self, steps: int, every: int) -> list[Measured]:
+        """Train, measuring before the first step and after each ``every``-th."""
+        order = self._maps()
+        found, rollouts, tokens = [Measured(0, 0, 0, self.task.success(self.policy))], 0, 0
+        for step in range(1, steps + 1):
+            prompts = [next(order) for _ in range(ROLLOUTS // self.line.group)]
+            sessions = self.policy.play(self.task.lakes, np.repeat(prompts, self.line.group), self._rng)
+            rollouts, tokens = rollouts + ROLLOUTS, tokens + TOKENS * len(sessions.session)
+            advantage = self._learner.advantages(sessions, step)
+            if advantage is not None:
+                self._update(sessions, advantage)
+            if step % every == 0:
+                found.append(Measured(step, rollouts, tokens, self.task.success(self.policy)))
+        return found
+
+    def _maps(self) -> Any:
+        while True:
+            yield from self._rng.permutation(self.task.train)
+
+    def _update(self, sessions: Sessions, advantage: np.ndarray) -> None:
+        features = self.task.lakes.features(sessions.lake[sessions.session], sessions.state)
+        log_probs = torch.log_softmax(self.policy(features), -1)[range(len(features)), sessions.action]
+        weight = advantage / sessions.turns[sessions.session] / len(sessions.lake)
+        loss = -(torch.from_numpy(weight.astype(np.float32)) * log_probs).sum()
+        self._optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), CLIP)
+        self._optimizer.step()
+
+
+class Job(NamedTuple):
+    """One run."""
+
+    name: str
+    seed: int
+    steps: int
+    value_model: str | None
+
+
+def train(job: Job) -> list[dict[str, Any]]:
+    """One run; a row for each time that it was measured."""
+    torch.set_num_threads(1)
+    run = Run(LakeTask(), lines(job.value_model)[job.name], job.seed)
+    every = max(1, job.steps // 24)
+    return [{"line": job.name, "seed": job.seed, **found._asdict()} for found in run.train(job.steps, every)]
+
+
+def collect(jobs: Sequence[Job], path: Path, processes: int, console: Console) -> pd.DataFrame:
+    """All rows; runs that are in the file already are not repeated."""
+    done = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["line", "seed"])
+    finished = set(done[["line", "seed"]].itertuples(index=False, name=None))
+    left = [job for job in jobs if (job.name, job.seed) not in finished]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for count, rows in enumerate(pool.map(train, left), 1):
+            done = pd.concat([done, pd.DataFrame(rows)], ignore_index=True)
+            write_text(path, done.to_csv(index=False))
+            console.print(
+                f"{count}/{len(left)} {rows[-1]['line']}, seed {rows[-1]['seed']}: {rows[-1]['accuracy']:.3f}"
+            )
+    return done
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--steps", type=int, default=96)
+    parser.add_argument("--value-model", help="folder of one that knows this kind of state")
+    parser.add_argument("--lines", nargs="+", help="some of them only")
+    parser.add_argument("--processes", type=int, default=2)
+    args = parser.parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    names = args.lines or list(lines(args.value_model))
+    jobs = [Job(name, seed, args.steps, args.value_model) for seed in args.seeds for name in names]
+    data = collect(jobs, args.out / "runs.csv", args.processes, Console())
+    present = [name for name in lines("any") if name in set(data["line"])]
+    found = table(data, present, args.steps * ROLLOUTS, REFERENCE, TARGET)
+    write_text(args.out / "page.md", found.to_markdown(index=False) + "\n")
+    print(found.to_markdown(index=False))
+
+
+if __name__ == "__main__":
+    main()
