@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
@@ -15,7 +17,8 @@ from verl.utils.tracking import Tracking
 from benchmarks.dashboard.runs import read_metrics
 from recipes.demo.runs import read_run
 from verl_v05.trainer.base import SyncTrainer
-from verl_v05.trainer.log_parts import LogError, earlier_parts, move_aside, read_log
+from verl_v05.trainer.checkpoint import load_state, save_state
+from verl_v05.trainer.log_parts import LogError, earlier_parts, move_aside, numbers, read_log
 
 ACCURACY = "val-core/amc23/acc/mean@16"
 Logged = list[tuple[int, dict[str, Any]]]
@@ -111,3 +114,46 @@ def test_every_trainer_moves_the_log_before_verl_opens_it(path: Path, monkeypatc
     trainer.global_steps, trainer.config = 0, config()
     trainer.fit(SimpleNamespace())
     assert losses(path) == {1: 1.0, 2: 1.0}
+
+
+@pytest.mark.parametrize("torn", ["", '{"step":2,"data":{"actor/lo'])
+def test_a_step_that_was_saved_and_not_logged_is_logged_by_the_resumed_run(path: Path, torn: str) -> None:
+    log(trained(1, loss=1.0))
+    with path.open("a") as file:
+        file.write(torn)
+    resume(path, path.parent)
+    assert losses(path) == {1: 1.0, 2: 2.0, 3: 3.0}
+    assert [line["step"] for line in map(json.loads, path.read_text().splitlines())] == [2, 3]
+
+
+def test_a_step_that_was_logged_is_not_logged_twice(path: Path) -> None:
+    log(trained(1, 2, loss=1.0))
+    resume(path, path.parent)
+    assert losses(path) == {1: 1.0, 2: 1.0, 3: 3.0}
+    assert [line["step"] for line in map(json.loads, path.read_text().splitlines())] == [3]
+
+
+def test_the_step_of_another_runs_checkpoint_is_not_logged(path: Path) -> None:
+    resume(path, path.parent / "another")
+    assert losses(path) == {3: 3.0}
+
+
+def resume(path: Path, folder: Path) -> None:
+    """Resume from a checkpoint of step 2 in a folder, and train step 3."""
+    checkpoint = folder / "global_step_2"
+    save_state(checkpoint, {"cost": {}, "metrics": numbers({"actor/loss": np.float32(2), "timing_s/step": 1.0})})
+    trainer = object.__new__(SyncTrainer)
+    trainer.config, trainer._estimator, trainer.global_steps = config(), None, 2
+    paths = {"default_local_dir": str(path.parent), "resume_mode": "resume_path", "resume_from_path": str(checkpoint)}
+    trainer.config.trainer.update(paths)
+    trainer._restore(load_state(checkpoint))
+    move_aside(trainer.config)
+    trainer.logger = Tracking("project", "run", "file")
+    trainer.global_steps += 1
+    trainer.on_train_begin()
+    trainer.logger.log(data={"actor/loss": 3.0, "timing_s/step": 1.0}, step=3)
+
+
+def test_numbers_are_what_json_can_hold() -> None:
+    metrics = {"a": 1, "b": np.float32(0.5), "c": float("nan"), "d": np.float64("inf"), "e": "text", "f": np.int64(2)}
+    assert json.loads(json.dumps(numbers(metrics))) == {"a": 1, "b": 0.5, "f": 2}

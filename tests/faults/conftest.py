@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,11 @@ Start = Callable[..., TrainingRun]
 
 @pytest.fixture
 def start(task: Path, tmp_path: Path) -> Iterator[Start]:
-    """A function of hydra overrides that starts a training and returns it after its first step."""
+    """A function that starts a training with hydra overrides and returns it after its first step."""
     runs: list[TrainingRun] = []
 
-    def started(*overrides: str, ignore_quit: bool = False) -> TrainingRun:
-        runs.append(TrainingRun(task, tmp_path / "run", list(overrides), ignore_quit))
+    def started(*overrides: str, **options: Any) -> TrainingRun:
+        runs.append(TrainingRun(task, tmp_path / "run", overrides, **options))
         runs[-1].wait_for_step(1)
         return runs[-1]
 

@@ -44,10 +44,10 @@ def fault(fault: str, **stated: str | float) -> pytest.MarkDecorator:
 
 
 class Limit:
-    """A context of a test from the fault to its outcome, which ends within the stated time."""
+    """A context of a test from a fault to its outcome, which ends within the stated time; of several, the longest."""
 
     def __init__(self, within_s: float):
-        self.within_s, self.seconds = within_s, float("nan")
+        self.within_s, self.seconds = within_s, 0.0
 
     def __enter__(self) -> Limit:
         self._began = time.monotonic()
@@ -55,7 +55,7 @@ class Limit:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self.seconds = time.monotonic() - self._began
+            self.seconds = max(self.seconds, time.monotonic() - self._began)
             assert self.seconds <= self.within_s, f"took {self.seconds:.0f} s of {self.within_s:.0f}"
 
 

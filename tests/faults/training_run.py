@@ -8,14 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
 from recipes.demo.training_process import SCRIPT
+from verl_v05.trainer.log_parts import read_log
 
 LIMIT_S = 60  # from a fault to the run's end
 START_S = 300
+GONE_S = 15  # from a kill of the launch to the end of its other processes
 SCHEDULER, SERVER = "the engine's scheduler", r"warm_python\.py serve"
 TINY = [
     "data.train_batch_size=32",
@@ -30,18 +35,25 @@ TINY = [
 class TrainingRun:
     """A demo training in a process group of its own."""
 
-    def __init__(self, task: Path, out: Path, overrides: list[str], ignore_quit: bool = False):
-        out.mkdir(parents=True)
+    def __init__(
+        self,
+        task: Path,
+        out: Path,
+        overrides: Sequence[str],
+        method: str = "v05_sparse",
+        ignore_quit: bool = False,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ):
+        out.mkdir(parents=True, exist_ok=True)
         self.out, self.log, self.began = out, out / "train.log", time.time()
-        environment = {**os.environ, "RAY_ADDRESS": "local"}
-        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-        command = [str(SCRIPT), "v05_sparse", "0", str(task), str(out), *TINY, *overrides]
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        command = [str(SCRIPT), method, "0", str(task), str(out), *TINY, *overrides]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env={**os.environ, "RAY_ADDRESS": "local", "PATH": path, **environment},
                 start_new_session=True,
                 preexec_fn=(lambda: signal.signal(signal.SIGQUIT, signal.SIG_IGN)) if ignore_quit else None,
             )
@@ -73,21 +85,28 @@ class TrainingRun:
             time.sleep(0.05)
 
     def steps(self) -> int:
-        log = self.out / "metrics.jsonl"
-        return len(log.read_bytes().splitlines()) if log.exists() else 0
+        """The last step that was logged, by this start of the run or an earlier one."""
+        return max(read_log(self.out / "metrics.jsonl"), default=0)
 
     def frozen_kill(self, title: str) -> int:
         """Kill a process while its requests wait for the engine; returns its pid."""
-        scheduler, victim = self.find(SCHEDULER), self.find(title)
+        victim = self.find(title)
+        with self.frozen():
+            victim.kill()
+        return victim.pid
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The block runs in the middle of a step, whose requests wait for the engine."""
+        scheduler = self.find(SCHEDULER)
         self.wait_for_step(self.steps() + 1)
         scheduler.send_signal(signal.SIGSTOP)
         time.sleep(2.5)
         steps = self.steps()
-        victim.kill()
-        if victim != scheduler:
+        yield
+        if scheduler.is_running():
             scheduler.send_signal(signal.SIGCONT)
-        assert steps == self.steps()  # it died in the middle of a step
-        return victim.pid
+        assert steps == self.steps()
 
     def ended(self, limit_s: float = LIMIT_S) -> int:
         """The run's exit code, once it has ended within the limit."""
@@ -99,9 +118,19 @@ class TrainingRun:
     def tail(self, lines: int = 40) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
-    def kill(self) -> None:
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    def processes(self) -> list[psutil.Process]:
+        """All that there are while the launch is."""
+        launch = psutil.Process(self.process.pid)
+        return [launch, *launch.children(recursive=True)]
+
+    def kill(self, processes: Sequence[psutil.Process] = ()) -> None:
+        """Kill the process group of the run at once, and all these; its other processes end with it, or are killed."""
+        if self.process.poll() is not None:
+            return
+        for process in processes:
+            os.kill(process.pid, signal.SIGKILL)
+        processes = processes or self.processes()
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        for process in psutil.wait_procs(processes, timeout=GONE_S)[1]:
+            process.kill()

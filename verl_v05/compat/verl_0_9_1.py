@@ -6,6 +6,8 @@ _MANAGER = "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopManagerTQ"
 
 SIGNATURES = {
     f"{_TRAINER}.fit": "(self, agent_loop_manager)",
+    f"{_TRAINER}.step": "(self, metrics, timing_raw)",
+    f"{_TRAINER}.on_train_begin": "(self)",
     f"{_TRAINER}._add_prompts_to_generate": "(self, num_prompts)",
     f"{_TRAINER}._load_checkpoint": "(self)",
     f"{_TRAINER}._save_checkpoint": "(self)",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
+from copy import deepcopy
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,9 +19,18 @@ from verl_v05.compat.contract import check_contract
 from verl_v05.estimators.register import check_parameters, estimator_of, using
 from verl_v05.run_folder import check_run_folder
 from verl_v05.settings import KEY, WatchSettings
-from verl_v05.trainer.checkpoint import ALLOCATOR, COST, ESTIMATOR, FILE, load_state, save_state, torn_folder_removed
+from verl_v05.trainer.checkpoint import (
+    ALLOCATOR,
+    COST,
+    ESTIMATOR,
+    FILE,
+    METRICS,
+    load_state,
+    save_state,
+    torn_folder_removed,
+)
 from verl_v05.trainer.cost import Cost, discarded_rollouts
-from verl_v05.trainer.log_parts import move_aside
+from verl_v05.trainer.log_parts import is_logged, move_aside, numbers
 from verl_v05.trainer.recorder import check_folder
 from verl_v05.trainer.watch import Watch
 
@@ -35,12 +46,12 @@ class RefillError(RuntimeError):
 class SyncTrainer(PPOTrainerSync):
     """``PPOTrainerSync`` that can be registered under a name of its own.
 
-    It logs what the run has cost so far, and keeps the state of the run's estimator, if that has any. A subclass calls
-    :meth:`_spend` once a step, when its rollouts are known, and adds its own parts to the checkpoint by
-    :meth:`_state_parts`.
+    It logs what the run has cost so far, keeps the state of the run's estimator, if that has any, and logs a step that
+    was saved but not yet logged when the run was killed. A subclass calls :meth:`_spend` once a step, when its rollouts
+    are known, and adds its own parts to the checkpoint by :meth:`_state_parts`.
     """
 
-    state_parts: ClassVar[tuple[str, ...]] = (COST, ESTIMATOR)  # of the checkpoint's file, that this trainer reads
+    state_parts: ClassVar[tuple[str, ...]] = (COST, ESTIMATOR, METRICS)  # of the checkpoint's file, that this one reads
     _cost: Cost  # from fit() on
 
     def __init__(self, config: DictConfig):
@@ -65,6 +76,16 @@ class SyncTrainer(PPOTrainerSync):
         self._step_began = time.monotonic()
         self._refilled = 0
 
+    def on_train_begin(self) -> None:
+        super().on_train_begin()
+        if self._unlogged:
+            self.logger.log(data=self._unlogged, step=self.global_steps - 1)
+
+    def step(self, metrics: dict, timing_raw: dict) -> KVBatchMeta:
+        batch = super().step(metrics, timing_raw)
+        self._done = batch, metrics
+        return batch
+
     def _add_prompts_to_generate(self, num_prompts: int) -> int:
         # verl asks for as many prompts as have failed, without an end where all of them do.
         self._refilled += num_prompts
@@ -84,13 +105,22 @@ class SyncTrainer(PPOTrainerSync):
         """Take up what the checkpoint's file holds; ``parts`` is empty for a run that starts."""
         self._cost = self._resumed_cost(parts)
         self._restore_estimator(parts.get(ESTIMATOR))
+        self._unlogged = parts[METRICS] if METRICS in parts and self._lost_a_step() else {}
         if ALLOCATOR in parts and ALLOCATOR not in self.state_parts:
             logger.warning("the checkpoint's prior, fusion and support buffer are left out: this run has none")
+
+    def _lost_a_step(self) -> bool:
+        """Whether the log lacks the step of this run that the checkpoint is of."""
+        saved, folder = self._checkpoint_folder(resumed=True), self.config.trainer.default_local_dir
+        own = Path(saved).absolute().parent == Path(folder).absolute()
+        return own and not is_logged(self.config, self.global_steps)
 
     def _state_parts(self) -> dict[str, Any]:
         """What the checkpoint's file holds."""
         # The step that is being saved is not over: its time so far counts.
-        parts: dict[str, Any] = {COST: asdict(self._cost.wait(time.monotonic() - self._step_began))}
+        seconds = time.monotonic() - self._step_began
+        cost = self._cost.wait(seconds)
+        parts: dict[str, Any] = {COST: asdict(cost), METRICS: {**self._metrics_so_far(seconds), **cost.metrics()}}
         if self._estimator is not None and self._estimator.stateful:
             name = self.config.algorithm.adv_estimator
             parts[ESTIMATOR] = {"name": name, "state": self._estimator.state_dict()}
@@ -115,6 +145,19 @@ class SyncTrainer(PPOTrainerSync):
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         self._cost = self._cost.wait(timing_raw["step"])
         metrics.update(self._cost.metrics())
+
+    def _metrics_so_far(self, seconds: float) -> dict[str, float]:
+        """What verl would log of the step if it ended now; its validation, if it is due, is still to come."""
+        batch, metrics = self._done
+        metrics, timing = dict(metrics), {**self.timing_raw, "step": seconds}
+        epoch = (self.global_steps - 1) // self.steps_per_epoch
+        counts = self._rollout_moe_lb_metrics_accumulator
+        self._rollout_moe_lb_metrics_accumulator = deepcopy(counts)  # which a step is added to once
+        try:
+            super()._compute_metrics(batch, metrics, timing, self.global_steps, epoch)
+        finally:
+            self._rollout_moe_lb_metrics_accumulator = counts
+        return numbers(metrics)
 
     def _resumed_cost(self, parts: dict[str, Any]) -> Cost:
         if self.global_steps > 0 and COST not in parts:

@@ -1,7 +1,8 @@
 """The plugin's part of a checkpoint: one JSON file in verl's ``global_step_{n}`` folder, written atomically.
 
-Its parts are what one run carries from step to step: ``cost`` (the totals), ``estimator`` (of an estimator that keeps
-state) and ``allocator`` (prior, fusion and support buffer of V0.5). A run writes the parts that it has.
+Its parts are what one run carries from step to step: ``cost`` (the totals), ``metrics`` (of the saved step, which is
+logged later), ``estimator`` (of an estimator that keeps state) and ``allocator`` (prior, fusion and support buffer of
+V0.5). A run writes the parts that it has.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ FORMAT = 3
 ALLOCATOR_ONLY_FORMAT = 2
 OLD_FILES = {"cost": "v05_cost.json", "estimator": "v05_ha_dw.json"}
 
-ALLOCATOR, COST, ESTIMATOR = "allocator", "cost", "estimator"
+ALLOCATOR, COST, ESTIMATOR, METRICS = "allocator", "cost", "estimator", "metrics"
 # What each part has to have for a run that resumes from it.
 KEYS = {
     ALLOCATOR: ("provider", "prior", "fusion", "belief", "support"),
     COST: (),
     ESTIMATOR: ("name", "state"),
+    METRICS: (),
 }
+NUMBERS = (COST, METRICS)  # parts that hold nothing else
 TRACKER = "latest_checkpointed_iteration.txt"  # verl's, beside the folders
 
 
@@ -102,7 +105,7 @@ def check_parts(folder: str | os.PathLike, parts: dict[str, Any], names: Iterabl
         part = parts.get(name, {})
         if not isinstance(part, Mapping):
             raise ValueError(f"{path} is damaged: {name} is no object; resume from an earlier checkpoint")
-        if name == COST and (odd := [key for key, value in part.items() if not isinstance(value, (int, float))]):
+        if name in NUMBERS and (odd := [key for key, value in part.items() if not isinstance(value, (int, float))]):
             raise ValueError(f"{path} is damaged: {name}.{odd[0]} is no number; resume from an earlier checkpoint")
         if missing := [key for key in KEYS[name] if name in parts and key not in part]:
             raise ValueError(f"{path} is damaged: {name}.{missing[0]} is missing; resume from an earlier checkpoint")

@@ -1,7 +1,8 @@
 """The parts of a run's log: verl's file logger empties its file at every start, a resume's too.
 
 The trainer moves the file aside before (``metrics.jsonl`` becomes ``metrics.1.jsonl``, the next ``metrics.2.jsonl``),
-and readers join the parts.
+and readers join the parts. A step is logged after its checkpoint is saved: what a run that is killed in between would
+have logged is in the checkpoint, see :func:`numbers`, and is logged when the run resumes unless :func:`is_logged`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig
+
+from verl_v05.compat.packages import loggers
 
 Line = tuple[int, dict[str, Any]]
 
@@ -23,16 +28,34 @@ class LogError(ValueError):
 
 def move_aside(config: DictConfig) -> Path | None:
     """Give the log of an earlier start of the run a name that nobody writes to; None if there is no such log."""
-    trainer = config.trainer
-    loggers = [trainer.logger] if isinstance(trainer.logger, str) else trainer.logger
-    if "file" not in loggers:
-        return None
-    path = log_path(trainer.project_name, trainer.experiment_name)
-    if not path.exists() or path.stat().st_size == 0:
+    path = _path_of(config)
+    if path is None or not path.exists() or path.stat().st_size == 0:
         return None
     aside = _numbered(path, len(earlier_parts(path)) + 1)
     path.rename(aside)
     return aside
+
+
+def is_logged(config: DictConfig, step: int) -> bool:
+    """Whether the run's file has the training step; a run without such a file, or with a damaged one, has not."""
+    path = _path_of(config)
+    try:
+        found = {} if path is None else read_log(path)
+    except LogError:
+        return False
+    return _is_of_training(found.get(step, {}))
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as JSON has them: finite numbers, those of numpy among them."""
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in metrics.items()}
+    return {name: value for name, value in plain.items() if isinstance(value, (int, float)) and math.isfinite(value)}
+
+
+def _path_of(config: DictConfig) -> Path | None:
+    """Where the run's file logger writes; None if it has none."""
+    trainer = config.trainer
+    return log_path(trainer.project_name, trainer.experiment_name) if "file" in loggers(config) else None
 
 
 def log_path(project: str, experiment: str) -> Path:
@@ -73,11 +96,15 @@ def _last_kept(lines: list[Line]) -> float:
     if lines and lines[0][0] == 0:  # validated before training: a new run
         return -1
     # Validation of a checkpoint is logged under the checkpoint's step, whose training is not run again.
-    trained = (step for step, data in lines if not all(name.startswith("val-") for name in data))
+    trained = (step for step, data in lines if _is_of_training(data))
     first = next(trained, None)
     if first is None:
         return math.inf
     return first - 1 if first > 1 else -1
+
+
+def _is_of_training(data: Mapping[str, Any]) -> bool:
+    return not all(name.startswith("val-") for name in data)
 
 
 def _read_part(path: Path) -> list[Line]:
