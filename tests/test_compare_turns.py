@@ -50,7 +50,7 @@ def test_outcome_credit_is_the_same_in_all_turns_of_a_session_and_turn_credit_su
         ("outcome", {}), ("turn", {"state_prior": "exact"}))}  # fmt: skip
     for step in range(1, 4):
         played = SMALL.start.play(SMALL.lakes, np.tile(np.arange(16), 16), np.random.default_rng(step))
-        found = {name: run._learner.advantages(played, step) for name, run in runs.items()}
+        found = {name: run.learner.advantages(played, step) for name, run in runs.items()}
     first = np.append(True, played.last[:-1])
     assert np.array_equal(found["outcome"], found["outcome"][first][played.session])
     assert np.abs(found["turn"] - found["outcome"]).max() > 0.1
@@ -61,7 +61,7 @@ def test_outcome_credit_is_the_same_in_all_turns_of_a_session_and_turn_credit_su
 def test_grpo_compares_the_sessions_of_a_map() -> None:
     run = Run(SMALL, Line(2, Grpo), 0)
     played = SMALL.start.play(SMALL.lakes, np.repeat(np.arange(8), 2), np.random.default_rng(0))
-    outcome = run._learner.outcome(played).reshape(-1, 2)
+    outcome = run.learner.outcome(played).reshape(-1, 2)
     assert np.allclose(outcome.sum(axis=1), 0)
     assert (outcome[:, 0] == 0).tolist() == (played.reward[::2] == played.reward[1::2]).tolist()
 

@@ -49,7 +49,7 @@ class Line:
     """A method; ``group`` sessions a map."""
 
     group: int
-    make: Callable[[Any, int], Any]  # (run, seed) -> what turns sessions into advantages of turns
+    make: Callable[..., Any]  # (run, seed) -> what turns sessions into advantages of turns
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
@@ -213,22 +213,26 @@ class Run:
         self.policy.load_state_dict(task.start.state_dict())
         self._optimizer = torch.optim.Adam(self.policy.parameters(), LEARNING_RATE)
         self._rng = np.random.default_rng(seed)
-        self._learner = line.make(self, seed, **line.arguments)
+        self._order = self._maps()
+        self.learner = line.make(self, seed, **line.arguments)
 
     def train(self, steps: int, every: int) -> list[Measured]:
         """Train, measuring before the first step and after each ``every``-th."""
-        order = self._maps()
         found, rollouts, tokens = [Measured(0, 0, 0, self.task.success(self.policy))], 0, 0
         for step in range(1, steps + 1):
-            prompts = [next(order) for _ in range(ROLLOUTS // self.line.group)]
-            sessions = self.policy.play(self.task.lakes, np.repeat(prompts, self.line.group), self._rng)
-            rollouts, tokens = rollouts + ROLLOUTS, tokens + TOKENS * len(sessions.session)
-            advantage = self._learner.advantages(sessions, step)
-            if advantage is not None:
-                self._update(sessions, advantage)
+            rollouts, tokens = rollouts + ROLLOUTS, tokens + TOKENS * self.step(step)
             if step % every == 0:
                 found.append(Measured(step, rollouts, tokens, self.task.success(self.policy)))
         return found
+
+    def step(self, step: int) -> int:
+        """One training step; returns its turns."""
+        prompts = [next(self._order) for _ in range(ROLLOUTS // self.line.group)]
+        sessions = self.policy.play(self.task.lakes, np.repeat(prompts, self.line.group), self._rng)
+        advantage = self.learner.advantages(sessions, step)
+        if advantage is not None:
+            self._update(sessions, advantage)
+        return len(sessions.session)
 
     def _maps(self) -> Any:
         while True:
