@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from verl.protocol import DataProto
+from verl.trainer.ppo.core_algos import agg_loss
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from verl_v05 import advantages
@@ -109,3 +110,41 @@ def test_rows_of_another_batch_are_refused() -> None:
             compute_v05_outcome_advantage(rewards, mask, index[::-1])
         with pytest.raises(RuntimeError, match="other rows"):
             compute_v05_outcome_advantage(rewards[:4], mask[:4], index[:4])
+
+
+# Sessions of 1, 2 and 7 rows, and padding: the gradient is that of sessions, however their tokens are cut into rows.
+CUTS = [[9], [4, 3], [1, 2, 3, 1, 2, 3, 4]]  # tokens of each row
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize("mode", ["seq-mean-token-mean", "seq-mean-token-sum", "token-mean"])
+def test_a_session_of_several_rows_weighs_as_one_of_a_single_row(mode: str, padding: int) -> None:
+    rewards = {0: 1.0, 1: -1.0, 2: 1.0}
+    groups = [Group("u", Query("p", "text", "src"), spent=3, prior=0.2, fitted_prior=0.2, rewards=rewards)]
+    keys = [f"u_{s}_{i}" for s, cuts in enumerate(CUTS) for i in range(len(cuts))]
+    keys += [f"pad_{i}_0" for i in range(padding)]
+    tokens = np.array([n for cuts in CUTS for n in cuts] + [0] * padding)
+    mask = torch.tensor(np.arange(10) < tokens[:, None], dtype=torch.float64)
+    rows = match_rows(keys, tokens == 0, StepRecord(1, groups))
+    inputs = StepInputs(rows, 0.0, V05Settings(), ShrinkageFusion(), loss_agg_mode=mode)
+    index = np.array([key.split("_")[0] for key in keys], dtype=object)
+    with step_inputs(inputs):
+        advantage, _ = compute_v05_outcome_advantage(torch.zeros(mask.shape, dtype=torch.float64), mask, index)
+
+    log_prob = torch.zeros(mask.shape, dtype=torch.float64, requires_grad=True)
+    real = len(keys) - padding
+    agg_loss(-advantage * log_prob, mask, mode, global_batch_size=real, batch_num_tokens=int(mask.sum())).backward()
+    by_hand = torch.zeros_like(mask)
+    for session, of_session in enumerate(inputs.result.advantage):
+        own = torch.as_tensor(rows.row_session == session)[:, None] * mask
+        share = {"seq-mean-token-mean": 3 * own.sum(), "seq-mean-token-sum": 3, "token-mean": mask.sum()}[mode]
+        by_hand -= of_session * own / share
+    assert torch.allclose(log_prob.grad, by_hand, rtol=1e-6)
+
+
+def test_sessions_of_one_row_keep_their_advantages_bit_for_bit() -> None:
+    keys, record = step([4, 6], [0.5, np.nan])
+    rows = match_rows(keys, [False] * len(keys), record)
+    tokens = np.random.default_rng(0).integers(0, 9, len(keys))
+    for mode in ("seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm", "token-mean", "token-sum"):
+        assert (rows.loss_weight(tokens, mode) == 1.0).all()

@@ -114,7 +114,7 @@ class V05Learner(Learner):
         mask = np.zeros((len(turns), 2 * turns.max()))
         position = np.arange(len(texts)) - (last - turns)[sessions.session]
         mask[sessions.session, 2 * position] = 1  # a token a turn, and the environment's answer
-        return inputs.turn_advantages(mask)[sessions.session, 2 * position]
+        return inputs.token_advantages(mask)[sessions.session, 2 * position]
 
     async def _close(self, record: StepRecord, states: Sequence[list[str]]) -> None:
         assert self.states is not None

@@ -59,10 +59,5 @@ def compute_v05_outcome_advantage(
     uids = np.array([g.uid for g in rows.groups])[rows.session_group]
     if len(index) != len(rows.row_session) or (np.asarray(index)[rows.session_row] != uids).any():
         raise RuntimeError("the estimator was given other rows than the step's batch")
-    if inputs.turn_weight > 0:
-        own = inputs.turn_advantages(response_mask.cpu().numpy())
-        token_level = torch.as_tensor(own).to(token_level_rewards)
-        return token_level, token_level
-    per_row = torch.as_tensor(rows.spread(inputs.compute().advantage)).to(token_level_rewards)
-    token_level = per_row.unsqueeze(-1) * response_mask
+    token_level = torch.as_tensor(inputs.token_advantages(response_mask.float().cpu().numpy())).to(token_level_rewards)
     return token_level, token_level

@@ -48,6 +48,28 @@ class StepRows:
         """Of each group after the fusion has learnt from the step, these rewards among it, (G,)."""
         return self._belief("fitted_prior", "fitted_strength")
 
+    def loss_weight(self, tokens: np.ndarray, loss_agg_mode: str) -> np.ndarray:
+        """Factor on each row's advantages that makes the loss count sessions, not rows, (R,).
+
+        With it the gradient does not depend on how a session's tokens are cut into rows: Eq. 10's 1 / K counts
+        rollouts, where verl's seq-mean losses divide by the number of rows and average over each row's own tokens. 1
+        for every row where each session has one, and with the token losses, which count no rows.
+
+        Args:
+            tokens: own tokens of each row, (R,).
+            loss_agg_mode: verl's ``actor.loss_agg_mode``.
+        """
+        weight = np.ones(len(tokens))
+        if not loss_agg_mode.startswith("seq-mean"):
+            return weight
+        own = self.row_session != NO_SESSION
+        if loss_agg_mode == "seq-mean-token-mean":
+            whole = np.bincount(self.row_session[own], weights=tokens[own], minlength=len(self.rewards))
+            share = tokens[own] / np.maximum(whole[self.row_session[own]], 1)
+            weight[own] = np.where(whole[self.row_session[own]] > 0, share, 1.0)
+        weight[own] *= own.sum() / len(self.rewards)
+        return weight
+
     @property
     def state_values(self) -> list[list[float]]:
         """Of each session, V of the states before its turns; empty without ``credit=turn``."""

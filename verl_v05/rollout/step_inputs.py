@@ -23,6 +23,7 @@ class StepInputs:
     settings: V05Settings
     fusion: FusionMethod
     turn_weight: float = 0.0  # of turn credit
+    loss_agg_mode: str = "seq-mean-token-mean"  # of the loss that the advantages are for
     _result: Advantages | None = None
 
     @property
@@ -51,8 +52,8 @@ class StepInputs:
         )
         return self._result
 
-    def turn_advantages(self, response_mask: np.ndarray) -> np.ndarray:
-        """:meth:`compute` with each turn's own credit, on its tokens, (R, T).
+    def token_advantages(self, response_mask: np.ndarray) -> np.ndarray:
+        """:meth:`compute`, on the policy's own tokens, as the actor's loss takes it, (R, T).
 
         Args:
             response_mask: 1 on the policy's own tokens, (R, T).
@@ -61,6 +62,18 @@ class StepInputs:
             RuntimeError: the rows hold other turns than the states that the agent loop has named.
         """
         result = self.compute()
+        if self.turn_weight > 0:
+            token_level = self._turn_advantages(response_mask, result)
+        else:
+            token_level = self.rows.spread(result.advantage)[:, None] * response_mask
+        return token_level * self.row_weight(response_mask)[:, None]
+
+    def row_weight(self, response_mask: np.ndarray) -> np.ndarray:
+        """:meth:`StepRows.loss_weight` of the step's loss, (R,)."""
+        return self.rows.loss_weight(response_mask.sum(axis=1), self.loss_agg_mode)
+
+    def _turn_advantages(self, response_mask: np.ndarray, result: Advantages) -> np.ndarray:
+        """Each turn's own credit, on its tokens, (R, T)."""
         turns = turns_of(response_mask, self.rows.row_session, self.rows.row_output)
         values = self.rows.state_values
         found = np.bincount(turns.session, minlength=len(values))

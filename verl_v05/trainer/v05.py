@@ -30,7 +30,7 @@ from verl_v05.launch import check_run
 from verl_v05.method import Method
 from verl_v05.prior.thread import PriorError
 from verl_v05.rollout.outcome import shaping_reward
-from verl_v05.rollout.rows import StepRows, match_rows, padding, response_tokens
+from verl_v05.rollout.rows import NO_SESSION, StepRows, match_rows, padding, response_tokens
 from verl_v05.rollout.step_inputs import StepInputs
 from verl_v05.trainer.base import SyncTrainer
 from verl_v05.trainer.checkpoint import ALLOCATOR, allocator_state, naming_state_file
@@ -100,7 +100,8 @@ class V05Trainer(SyncTrainer):
         record = ray.get(self._allocator.close_step.remote(self.global_steps))
         rows = match_rows(batch.keys, padding(batch), record)
         shaping = self._shaping(batch, rows)
-        inputs = StepInputs(rows, shaping, self.settings, self._fusion, record.turn_weight)
+        loss = self.config.actor_rollout_ref.actor.loss_agg_mode
+        inputs = StepInputs(rows, shaping, self.settings, self._fusion, record.turn_weight, loss)
         with step_inputs(inputs):
             batch = super()._compute_advantage(batch, metrics)
         tokens = response_tokens(batch)
@@ -110,7 +111,7 @@ class V05Trainer(SyncTrainer):
         if record.state_outcomes:
             write_outcomes(self.config, self.global_steps, record.state_outcomes, STATES)
         if self.settings.record_dir:
-            write_step(self.settings.record_dir, record, inputs, _used_advantages(batch, rows))
+            write_step(self.settings.record_dir, record, inputs, _used_advantages(batch, inputs))
         return batch
 
     def _shaping(self, batch: KVBatchMeta, rows: StepRows) -> np.ndarray | float:
@@ -154,9 +155,16 @@ class V05Trainer(SyncTrainer):
         return batch
 
 
-def _used_advantages(batch: KVBatchMeta, rows: StepRows) -> np.ndarray:
-    """Advantage of each session, (S,), read back from where the actor reads it."""
-    keys = [batch.keys[row] for row in rows.session_row]
-    data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["advantages", "response_mask"])
-    tokens = data["response_mask"].to_padded_tensor(0).sum(dim=1)
-    return (data["advantages"].to_padded_tensor(0).double().sum(dim=1) / tokens).numpy()
+def _used_advantages(batch: KVBatchMeta, inputs: StepInputs) -> np.ndarray:
+    """Mean advantage over each session's tokens, (S,), read back from where the actor reads it."""
+    fields = ["advantages", "response_mask"]
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+    mask = data["response_mask"].to_padded_tensor(0).numpy()
+    used = data["advantages"].to_padded_tensor(0).double().sum(dim=1).numpy() / inputs.row_weight(mask)
+    rows, sessions = inputs.rows, len(inputs.rows.rewards)
+    own = rows.row_session != NO_SESSION
+    total, tokens = (
+        np.bincount(rows.row_session[own], weights=per_row[own], minlength=sessions)
+        for per_row in (used, mask.sum(axis=1))
+    )
+    return total / np.maximum(tokens, 1)
