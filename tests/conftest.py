@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes comes last; what needs a GPU is skipped without one."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
     for item in items:
-        if (item.get_closest_marker("stated") is None) != ("limit" not in getattr(item, "fixturenames", ())):
-            raise pytest.UsageError(f"{item.nodeid} has one of @fault(...) and the fixture `limit` without the other")
+        if item.get_closest_marker("faults") and not item.get_closest_marker("stated"):
+            raise pytest.UsageError(f"{item.nodeid} does not state by @fault(...) what it proves")
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 
@@ -70,23 +70,45 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Recording(config))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """A stated test that does not say where its fault is put in is measured as a whole."""
+    marker = item.get_closest_marker("stated")
+    if marker is None or "limit" in getattr(item, "fixturenames", ()):
+        return (yield)
+    statement: Statement = marker.args[0]
+    with Limit(statement.within_s) as whole:
+        result = yield
+    item.user_properties.append((statement.fault, whole.seconds))
+    return result
+
+
 class Recording:
-    """Of the seconds of stated tests that passed; where tests run in several processes, in the one that starts them."""
+    """Of the seconds of stated tests that passed, of a test's cases the longest.
+
+    Where tests run in several processes, in the one that starts them.
+    """
 
     def __init__(self, config: pytest.Config):
         self._passed: set[str] = set()
+        self._failed: set[str] = set()
         self._measured: dict[str, float] = {}
         self._writes = config.getoption("record") and not hasattr(config, "workerinput")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" and report.passed:
             self._passed.add(report.nodeid)
-        if report.when == "teardown" and report.passed and report.nodeid in self._passed:
-            self._measured.update(report.user_properties)
+        if report.when == "teardown":
+            for fault, seconds in report.user_properties:
+                if report.passed and report.nodeid in self._passed:
+                    self._measured[fault] = max(seconds, self._measured.get(fault, 0.0))
+                else:
+                    self._failed.add(fault)
 
     def pytest_sessionfinish(self) -> None:
-        if self._writes and self._measured:
-            PAGE.write_text(updated(PAGE.read_text(), stated(), self._measured))
+        measured = {fault: s for fault, s in self._measured.items() if fault not in self._failed}
+        if self._writes and measured:
+            PAGE.write_text(updated(PAGE.read_text(), stated(), measured))
 
 
 @pytest.fixture(scope="session")

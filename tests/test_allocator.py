@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.faults.statement import fault
 from verl_v05.prior import NoPrior, Outcome, Prior, Query
 from verl_v05.rollout.allocator import Allocator
 from verl_v05.rollout.record import StepRecord
@@ -142,6 +143,12 @@ def raises(queries: Any, context: Any, step: int) -> Any:
     raise ConnectionError("value model is down")
 
 
+@fault(
+    "a prior raises, or answers nonsense",
+    happens="its priors of the batch are missing and counted (`v05/prior/missing`, `v05/prior/failures`)",
+    do="see the first failure in the log",
+    within_s=30,
+)
 @pytest.mark.parametrize(
     "answer",
     [
@@ -174,6 +181,12 @@ def test_a_nan_is_a_missing_prior_and_no_failure() -> None:
     assert np.isnan(record.column("prior")).tolist() == [True, False, True] and record.prior_failures == 0
 
 
+@fault(
+    "a prior hangs",
+    happens="its priors are missing until it answers; a step waits `prior.timeout_s`, `prior.timeout_share`",
+    do="see the provider's log",
+    within_s=30,
+)
 def test_a_prior_that_hangs_is_missing_until_it_answers_and_blocks_nothing(gate: threading.Event) -> None:
     def answer(queries: Any, context: Any, step: int) -> np.ndarray:
         if step == 1:
@@ -282,6 +295,12 @@ def test_a_prior_that_cannot_learn_is_counted_and_the_step_closes() -> None:
     assert record.prior_failures == 1 and record.column("k").tolist() == [4, 4]
 
 
+@fault(
+    "a reward is NaN or out of range",
+    happens="the run ends with the prompt's uid, its data source and the value",
+    do="repair the reward function",
+    within_s=30,
+)
 def test_problems_stop_the_step_and_name_the_prompt() -> None:
     async def scenario() -> None:
         allocator = scripted(always(0.9))
@@ -462,6 +481,12 @@ def test_a_round_is_decided_only_when_its_last_group_has_settled() -> None:
     run(scenario())
 
 
+@fault(
+    "a prior hangs while a checkpoint is saved",
+    happens="the checkpoint is written without its state",
+    do="resume from an earlier one, or set `algorithm.v05.allow_missing_state=true`",
+    within_s=30,
+)
 def test_a_checkpoint_is_written_without_the_state_of_a_prior_that_is_stuck(gate: threading.Event) -> None:
     async def scenario() -> None:
         allocator = scripted(lambda *_: gate.wait(15), timeout_s=0.2, support=SupportSettings(capacity=8, sample=2))

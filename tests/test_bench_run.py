@@ -20,6 +20,7 @@ from benchmarks.bench import __main__ as bench
 from benchmarks.bench.engine import Completion, Sampling
 from recipes.demo.policy import build_tokenizer
 from recipes.demo.task import LEVELS, problems_of
+from tests.faults.statement import fault
 
 ROOT = Path(__file__).parents[1]
 
@@ -99,6 +100,11 @@ def test_a_run_ends_with_figures_of_every_benchmark(
     assert "No GPU: a sample on the CPU" in printed and "2 a problem, of at most 8 tokens" in printed
 
 
+@fault(
+    "bench is given a model without a tokenizer",
+    happens="refused before its weights are read",
+    do="copy the whole folder",
+)
 def test_a_model_without_its_tokenizer_is_refused_before_its_weights_are_read(
     tmp_path: Path, engine: type[ScriptedEngine], command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +182,12 @@ def lines(folder: Path) -> list[str]:
     return [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines(keepends=True)]
 
 
+@fault(
+    "sglang is killed in the middle of bench",
+    happens="it is started again, and asked for the samples that are missing",
+    do="nothing",
+    within_s=600,
+)
 @pytest.mark.slow
 def test_sglang_killed_midway_goes_on_to_the_exact_count(task: Path, tmp_path: Path) -> None:
     levels = {level.name: [p for _, p in zip(range(4), problems_of(level), strict=False)] for level in LEVELS[:2]}

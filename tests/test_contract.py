@@ -11,6 +11,7 @@ import pytest
 from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.v1 import get_trainer_cls
 
+from tests.faults.statement import fault
 from verl_v05.compat import contract
 from verl_v05.compat import verl_0_9_1 as pins
 from verl_v05.compat.contract import ContractError, check_contract, check_cpu_engine, check_version
@@ -61,6 +62,11 @@ def test_missing_method_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> N
         check_contract.__wrapped__()
 
 
+@fault(
+    "a worker has other code than the driver",
+    happens="the run stops before its first step, with what differs",
+    do="install the same on every node",
+)
 def test_other_build_on_a_worker_is_refused() -> None:
     check_same("worker", fingerprint())
     with pytest.raises(RuntimeError, match="worker 3 runs another build"):

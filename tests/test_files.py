@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from benchmarks.bench.samples import Sample, SampleStore
+from tests.faults.statement import fault
 from tests.mounts import tmpfs
 from value_model.files import LOCK, DiskFullError, FolderInUseError, lock_folder, read_json, replaced, write_json
 from value_model.model import ValueModel
@@ -69,6 +70,11 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 # Several processes
 
 
+@fault(
+    "two processes save one file",
+    happens="each save is whole, no reader sees a torn one",
+    do="nothing",
+)
 def test_two_processes_that_save_one_file_never_fail_and_are_never_read_torn(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     write_json(path, {"filling": "x" * 20_000})
@@ -214,6 +220,11 @@ def test_logs_that_fill_the_disk_are_named(full_disk: Path) -> None:
             store.append(sample)
 
 
+@fault(
+    "the disk is full while a value model is saved",
+    happens="the save ends and says so; the old model stays",
+    do="free some space and save again",
+)
 def test_a_value_model_on_a_full_disk_leaves_the_old_one(
     tiny_model: ValueModel, full_disk: Path, tmp_path: Path
 ) -> None:

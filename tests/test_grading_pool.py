@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.faults.statement import fault
 from verl_v05.grading import GradingPool, Verdict, grade
 
 HANGS = (r"\boxed{9^{9^{9^9}}}", r"\sqrt2")
@@ -28,6 +29,11 @@ def test_verdicts_come_in_the_order_of_the_pairs() -> None:
         assert [verdict.correct for verdict in pool.grade_many(pairs)] == [True, False] * 6
 
 
+@fault(
+    "grading an answer hangs",
+    happens="it counts as wrong (`grading_failed`), the others are graded",
+    do="nothing",
+)
 def test_a_hanging_answer_times_out_and_the_others_are_graded() -> None:
     with GradingPool(workers=1, timeout_s=1.0) as pool:
         verdicts = pool.grade_many([NEEDS_SYMPY, HANGS, NEEDS_SYMPY, (r"\boxed{34}", "34")])
@@ -36,6 +42,11 @@ def test_a_hanging_answer_times_out_and_the_others_are_graded() -> None:
     assert verdicts[1].answer == "9^{9^{9^9}}"
 
 
+@fault(
+    "a process that grades answers dies",
+    happens="one answer counts as wrong, the process is replaced",
+    do="nothing",
+)
 def test_a_worker_that_dies_costs_one_answer_and_is_replaced() -> None:
     with GradingPool(workers=1, timeout_s=30.0) as pool:
         pool.grade_many([NEEDS_SYMPY])

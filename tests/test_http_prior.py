@@ -28,6 +28,7 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
+from tests.faults.statement import fault  # noqa: E402
 from value_model.serving.http import connection_limits, create_app, main  # noqa: E402
 from value_model.serving.http_settings import LIMITS, ServerSettings, read_token  # noqa: E402
 from verl_v05.prior import Outcome, Query  # noqa: E402
@@ -216,6 +217,11 @@ def test_without_context_everything_is_missing_and_nobody_is_asked() -> None:
     assert prior.predict([], CONTEXT, 1).shape == (0,)
 
 
+@fault(
+    "the V0 endpoint is started again",
+    happens="the next question is answered",
+    do="nothing",
+)
 def test_a_restarted_server_is_found_again() -> None:
     port = free_port()
     prior = HttpPrior(f"http://127.0.0.1:{port}/", retries=0)
@@ -323,6 +329,12 @@ def test_what_is_not_a_json_object_is_refused_without_an_echo() -> None:
         assert predict(url).status_code == 200
 
 
+@fault(
+    "a request to the V0 endpoint is too large",
+    happens="refused before it is read",
+    do="see the limits in its `--help`",
+    within_s=30,
+)
 @pytest.mark.parametrize("header", [b"Content-Length: 16777216", b"Transfer-Encoding: chunked"])
 def test_bodies_over_the_limit_are_refused_before_they_have_ended(header: bytes) -> None:
     model, chunk = HashModel(), b"%x\r\n%s\r\n" % (2**16, b" " * 2**16)
@@ -465,6 +477,11 @@ def test_a_busy_server_is_asked_again_when_it_says(no_backoff: None) -> None:
         assert first.result(20).tolist() == expected("x") and second.result(20).tolist() == expected("y")
 
 
+@fault(
+    "the V0 endpoint hangs",
+    happens="given up after `timeout_s`; the batch's priors are missing",
+    do="see the endpoint's log",
+)
 def test_a_slow_server_is_given_up_in_time(no_backoff: None) -> None:
     go = threading.Event()
     with served(HashModel(lambda prompts: go.wait(20))) as url:
@@ -524,6 +541,11 @@ def dripping(port: int, *, status_line: bool) -> Iterator[None]:
             over.set()
 
 
+@fault(
+    "the V0 endpoint drips a byte a second",
+    happens="given up after `deadline_s`, and asked again in the next step",
+    do="see the endpoint's log",
+)
 @pytest.mark.parametrize("status_line", [True, False])
 def test_a_server_that_drips_is_given_up_in_time_and_asked_again_when_it_has_recovered(
     status_line: bool, no_backoff: None
@@ -565,6 +587,12 @@ def test_a_step_whose_server_drips_counts_a_failure_and_the_next_has_its_priors(
         assert record.prior_failures == 0 and 0 <= record.groups[0].probability <= 1
 
 
+@fault(
+    "the V0 endpoint answers NaN, infinity or no number",
+    happens="the batch's priors are missing and counted",
+    do="see the endpoint's log",
+    within_s=30,
+)
 @pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"1.5", b"-0.1", b'"0.5"', b"0.5, 0.5"])
 def test_a_value_that_is_no_probability_is_missing_and_counted(value: bytes) -> None:
     with serving(answering(200, b'{"probabilities": [' + value + b"]}")) as url:
@@ -609,6 +637,11 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
+@fault(
+    "220 half-open connections to the V0 endpoint",
+    happens="clients are answered; above `--max-connections` the oldest are closed, all after `--request-timeout-s`",
+    do="nothing",
+)
 def test_clients_are_answered_beside_220_connections_without_a_whole_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_V05_PRIOR_TOKEN", TOKEN)
     with served(token=TOKEN, max_connections=100) as url, half_open(url, 220) as connections:

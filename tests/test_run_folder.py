@@ -16,6 +16,7 @@ import verl.trainer.ppo.v1  # noqa: F401  # imports our trainers, which are circ
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
+from tests.faults.statement import fault
 from tests.mounts import tmpfs
 from verl_v05 import plugin
 from verl_v05.launch import CheckConfig, CheckLaunch
@@ -92,6 +93,11 @@ def test_a_launch_makes_nothing_but_its_folder_and_the_lock(tmp_path: Path) -> N
     assert os.listdir(tmp_path) == ["run"] and os.listdir(tmp_path / "run") == [".run.lock"]
 
 
+@fault(
+    "a folder of the run cannot be written to",
+    happens="refused at launch, with its key",
+    do="change the key, or the folder's rights",
+)
 @pytest.mark.parametrize("below", ["", "/deep/er"])
 def test_folders_that_cannot_be_written_to_are_refused_at_launch(
     read_only: Path, tmp_path: Path, below: str, monkeypatch: pytest.MonkeyPatch
@@ -113,6 +119,11 @@ def test_a_file_in_the_place_of_a_folder_is_refused_at_launch(tmp_path: Path) ->
     assert "Not a directory" in refusal(tmp_path / "file" / "run", name="grpo")
 
 
+@fault(
+    "a second launch into a run's folder",
+    happens="refused with the first one's process; the lock of a dead one is none",
+    do="end the first, or take another folder",
+)
 def test_a_second_launch_into_a_folder_is_refused_with_the_first_ones_process(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -130,6 +141,11 @@ def test_a_second_launch_into_a_folder_is_refused_with_the_first_ones_process(tm
 # What would be resumed
 
 
+@fault(
+    "verl's tracker names a checkpoint that is missing",
+    happens="refused at launch, with what is there",
+    do="put it back, or write the number of another into the file",
+)
 @pytest.mark.parametrize("name", ["v05", "grpo"])
 def test_a_tracker_that_names_a_missing_folder_is_refused(tmp_path: Path, name: str) -> None:
     checkpoint(tmp_path, 8, allocator=ALLOCATOR)
@@ -151,6 +167,11 @@ def test_a_checkpoint_without_v05_is_refused_before_anything_starts(tmp_path: Pa
     launched(tmp_path, "algorithm.v05.allow_missing_state=true")
 
 
+@fault(
+    "a checkpoint of V0.5 is resumed with another algorithm",
+    happens="launch and trainer say that its prior, fusion and support buffer are left out",
+    do="nothing, if that is meant",
+)
 def test_a_checkpoint_of_v05_that_grpo_resumes_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoint(tmp_path, 8, allocator=ALLOCATOR, cost={"rollouts": 3})
     with caplog.at_level(logging.WARNING, "verl_v05"):
@@ -161,6 +182,11 @@ def test_a_checkpoint_of_v05_that_grpo_resumes_is_said(tmp_path: Path, caplog: p
     assert "LEFT OUT" in caplog.text
 
 
+@fault(
+    "a checkpoint's state file lacks a key",
+    happens="refused at launch, with file and key",
+    do="resume from an earlier checkpoint",
+)
 @pytest.mark.parametrize("part", KEYS)
 def test_a_state_file_that_lacks_a_key_is_refused_by_file_and_key(tmp_path: Path, part: str) -> None:
     whole = {"allocator": ALLOCATOR, "cost": {"rollouts": 3}, "estimator": {"name": "ha_dw", "state": {}}}
@@ -174,6 +200,11 @@ def test_a_state_file_that_lacks_a_key_is_refused_by_file_and_key(tmp_path: Path
         assert f"{folder}/{FILE} is damaged: {reason}" in refusal(tmp_path)
 
 
+@fault(
+    "a checkpoint's state file is nested 200,000 deep",
+    happens="refused at launch, with the file",
+    do="resume from an earlier checkpoint",
+)
 def test_a_state_file_nested_too_deeply_is_refused_by_name(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 8)
     (folder / FILE).write_text('{"format": 3, "allocator": ' + "[" * 200_000 + "]" * 200_000 + "}")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.faults.statement import fault
 from value_model import ValueModel
 from value_model.serving.pool import PoolError, ReplicaPool
 from value_model.serving.replica import Replica, encoder_dtype, release_cuda_memory
@@ -61,6 +62,12 @@ def test_answers_are_the_models_own_and_in_order(pool: ReplicaPool, tiny_model: 
     np.testing.assert_allclose(ask(pool), tiny_model.predict(CONTEXT, SCORES, PROMPTS), atol=1e-5)
 
 
+@fault(
+    "a replica of the value model is killed",
+    happens="the others answer for it, and it is replaced (`v05/prior/restarts`)",
+    do="nothing",
+    within_s=120,
+)
 def test_survivors_answer_for_a_killed_replica_which_is_replaced(pool: ReplicaPool, tiny_model: ValueModel) -> None:
     os.kill(pool.infos[0].pid, signal.SIGKILL)
     np.testing.assert_allclose(ask(pool), tiny_model.predict(CONTEXT, SCORES, PROMPTS), atol=1e-5)
@@ -69,6 +76,12 @@ def test_survivors_answer_for_a_killed_replica_which_is_replaced(pool: ReplicaPo
     np.testing.assert_allclose(ask(pool), tiny_model.predict(CONTEXT, SCORES, PROMPTS), atol=1e-5)
 
 
+@fault(
+    "all replicas of the value model are killed",
+    happens="priors are missing until they are replaced",
+    do="nothing",
+    within_s=120,
+)
 def test_with_all_replicas_killed_it_says_so_at_once_and_recovers(pool: ReplicaPool) -> None:
     before = ask(pool)
     for info in pool.infos:
@@ -83,6 +96,12 @@ def test_with_all_replicas_killed_it_says_so_at_once_and_recovers(pool: ReplicaP
     np.testing.assert_array_equal(ask(pool), before)
 
 
+@fault(
+    "a replica of the value model is stopped, not dead",
+    happens="replaced after `prior.timeout_s`; the others answer for it",
+    do="nothing",
+    within_s=120,
+)
 def test_a_replica_that_hangs_is_replaced_after_the_timeout(pool: ReplicaPool, tiny_model: ValueModel) -> None:
     ask(pool)
     pool._timeout_s = 5.0

@@ -19,6 +19,7 @@ from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 from transformers import ByT5Tokenizer
 
+from tests.faults.statement import fault
 from tests.tiny_value_model import RELEASED_ADAPTER, build_adapter, build_head, write_encoder
 from value_model import checkpoint
 from value_model.backbone import Backbone
@@ -307,6 +308,11 @@ def test_an_encoder_that_cannot_be_reached_is_named(copy: Path, offline: None) -
     assert "'nobody/encoder'" in message and "backbone=" in message
 
 
+@fault(
+    "a value model is copied without its tokenizer",
+    happens="refused at load",
+    do="copy the whole folder",
+)
 def test_an_encoder_without_its_tokenizer_is_refused(copy: Path) -> None:
     for path in (copy / "backbone").glob("*token*"):
         path.unlink()
@@ -314,6 +320,11 @@ def test_an_encoder_without_its_tokenizer_is_refused(copy: Path) -> None:
     assert "backbone lacks its tokenizer" in message and "copy the whole checkpoint" in message
 
 
+@fault(
+    "a value model is copied with another tokenizer",
+    happens="refused at load; it would have another identity",
+    do="copy the whole folder",
+)
 def test_another_tokenizer_is_refused_and_is_another_identity(saved: Path, copy: Path) -> None:
     edit_config(copy, lambda values: values.pop("tokenizer"))  # as written by earlier versions, which did not know it
     assert ValueModel.from_pretrained(copy).identity == ValueModel.from_pretrained(saved).identity
@@ -333,6 +344,11 @@ def test_the_shipped_model_refuses_another_vocabulary(tmp_path: Path) -> None:
     assert "is not the one it was saved with" in refusal(folder)
 
 
+@fault(
+    "a value model's config names an encoder outside its folder",
+    happens="refused at load",
+    do="take models from who you trust",
+)
 @pytest.mark.parametrize("name", ["../outside", "backbone/../../outside", ".."])
 def test_an_encoder_outside_the_checkpoint_is_not_followed(copy: Path, name: str) -> None:
     shutil.copytree(copy / "backbone", copy.parent / "outside")
@@ -340,6 +356,11 @@ def test_an_encoder_outside_the_checkpoint_is_not_followed(copy: Path, name: str
     assert f"backbone.name={name!r} is not allowed" in refusal(copy)
 
 
+@fault(
+    "a value model's config asks for a huge model",
+    happens="refused before it is built",
+    do="take models from who you trust",
+)
 def test_a_config_that_asks_for_a_huge_model_is_refused_before_it_is_built(copy: Path) -> None:
     started = time.monotonic()
     for key, value in (("queries", 10**8), ("dim", 10**6), ("layers", 10**6), ("bottleneck", 10**9), ("queries", 4096)):
@@ -515,6 +536,11 @@ class Malicious:
         return shutil.rmtree, (str(self.victim),)
 
 
+@fault(
+    "a released value model holds other things than tensors, such as code",
+    happens="refused; nothing of it is executed",
+    do="take models from who you trust",
+)
 @pytest.mark.parametrize("content", ["code", "no state", "a list", "names that are no text"])
 def test_a_release_of_other_contents_is_refused(encoder: Path, released: Path, tmp_path: Path, content: str) -> None:
     folder = Path(shutil.copytree(released, tmp_path / "v0"))

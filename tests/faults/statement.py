@@ -39,7 +39,10 @@ class Statement:
 
 
 def fault(fault: str, **stated: str | float) -> pytest.MarkDecorator:
-    """Mark a test, or a case of one, with the :class:`Statement` that it proves; it measures in its fixture `limit`."""
+    """Mark a test, or a case of one, with the :class:`Statement` that it proves.
+
+    Its seconds are those in its fixture ``limit``, or of the whole test if it has none.
+    """
     return pytest.mark.stated(Statement(fault, **stated))  # type: ignore[arg-type]
 
 
@@ -90,6 +93,10 @@ def row(statement: Statement, seconds: str) -> str:
     return f"| {s.fault} | {s.happens} | {seconds} of {s.within_s:g} | {s.do} |"
 
 
+def rounded(seconds: float) -> str:
+    return "< 0.1" if seconds < 0.1 else f"{seconds:.1f}" if seconds < 9.95 else f"{seconds:.0f}"
+
+
 def updated(page: str, statements: Iterable[Statement], measured: Mapping[str, float]) -> str:
     """The page with a row for each statement; seconds that are not among ``measured`` stay what they were."""
     before = rows(page)
@@ -97,5 +104,5 @@ def updated(page: str, statements: Iterable[Statement], measured: Mapping[str, f
     for statement in statements:
         kept = seconds_of(before[statement.fault]) if statement.fault in before else UNMEASURED
         now = measured.get(statement.fault)
-        table += row(statement, kept if now is None else f"{now:.1f}" if now < 10 else f"{now:.0f}") + "\n"
+        table += row(statement, kept if now is None else rounded(now)) + "\n"
     return TABLE.sub(lambda _: table, page)
