@@ -47,9 +47,11 @@ def test_a_states_text_is_the_map_with_the_position() -> None:
 
 def test_outcome_credit_is_the_same_in_all_turns_of_a_session_and_turn_credit_sums_to_it() -> None:
     runs = {name: Run(SMALL, Line(1, V05Learner, arguments), 0) for name, arguments in (
-        ("outcome", {}), ("turn", {"state_prior": "exact"}))}  # fmt: skip
+        ("outcome", {}), ("turn", {"values": "exact"}))}  # fmt: skip
     for step in range(1, 4):
         played = SMALL.start.play(SMALL.lakes, np.tile(np.arange(16), 16), np.random.default_rng(step))
+        for run in runs.values():
+            run.learner.plan(played.lake, step)
         found = {name: run.learner.advantages(played, step) for name, run in runs.items()}
     first = np.append(True, played.last[:-1])
     assert np.array_equal(found["outcome"], found["outcome"][first][played.session])

@@ -25,7 +25,7 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from benchmarks.training.compare_sparse import table
+from benchmarks.training.compare_sparse import SPARSE, table
 from benchmarks.training.in_process import ValuePrior
 from benchmarks.training.lake import TOKENS, LakeTask, Policy, Sessions
 from value_model.conversions import probability_of_value
@@ -46,18 +46,23 @@ V05: dict[str, Any] = {"schedule": "fixed", "k_init": 1, "fusion": "empirical_ba
 
 @dataclass(frozen=True)
 class Line:
-    """A method; ``group`` sessions a map."""
+    """A method."""
 
-    group: int
-    make: Callable[..., Any]  # (run, seed) -> what turns sessions into advantages of turns
+    group: int  # sessions a map, where they are given
+    make: Callable[..., Any]  # (run, seed, **arguments) -> Learner
     arguments: dict[str, Any] = field(default_factory=dict)
+    maps: int | None = None  # looked at in a step; None is ``ROLLOUTS`` over the group
 
 
 class Learner:
-    """Advantages of a step's turns. One instance a run."""
+    """Plans a step's sessions, and makes advantages of them. One instance a run."""
 
     def __init__(self, run: Run, seed: int, **arguments: Any):
         self.run, self.seed = run, seed
+
+    def plan(self, maps: np.ndarray, step: int) -> np.ndarray:
+        """Sessions of each map, (M,)."""
+        return np.full(len(maps), self.run.line.group)
 
     def advantages(self, sessions: Sessions, step: int) -> np.ndarray | None:
         """Of each turn, (N,); None for a step that does not update the policy."""
@@ -78,49 +83,60 @@ class Grpo(Learner):
 
 
 class V05Learner(Learner):
-    """As the allocator, the workers and the estimator do together."""
+    """As the allocator, the workers and the estimator do together.
 
-    def __init__(self, run: Run, seed: int, state_prior: str | None = None, **overrides: Any):
+    Args:
+        values: whose values turn credit goes by, as :func:`make_prior` takes it; None: outcome credit.
+        overrides: of ``algorithm.v05``.
+    """
+
+    def __init__(self, run: Run, seed: int, values: str | None = None, **overrides: Any):
         super().__init__(run, seed)
-        credit = "outcome" if state_prior is None else "turn"
-        settings = OmegaConf.merge(OmegaConf.structured(V05Settings), V05, {"credit": credit}, overrides)
+        credit = "outcome" if values is None else "turn"
+        settings = OmegaConf.merge(OmegaConf.structured(V05Settings), V05, overrides, {"credit": credit})
         self.settings: V05Settings = OmegaConf.to_object(settings)  # type: ignore[assignment]
         self.method = Method.from_settings(self.settings)
-        self.states = None if state_prior is None else StateValues(self.settings)
-        if self.states is not None and state_prior not in (None, "none"):
-            self.states.prior = make_prior(state_prior, run)
+        self.states = None if values is None else StateValues(self.settings)
+        if self.states is not None and values not in (None, "none"):
+            self.states.prior = make_prior(values, run)
+        self._groups: list[Group] = []
+
+    def plan(self, maps: np.ndarray, step: int) -> np.ndarray:
+        k, texts = self.settings.k_init, self.run.task.lakes.text
+        self._groups = [Group(str(i), Query(texts[m], texts[m], "lake"), k, first=k) for i, m in enumerate(maps)]
+        self.method.believe(self._groups)
+        if k > 0:
+            return np.full(len(maps), k)
+        counts = self.method.open(self._groups, None, step).open()
+        return np.array([counts[group.uid] for group in self._groups])
 
     def advantages(self, sessions: Sessions, step: int) -> np.ndarray | None:
-        k, lakes = self.settings.k_init, self.run.task.lakes
-        turns, last = sessions.turns, np.cumsum(sessions.turns)
-        texts = [lakes.state_text(sessions.lake[s], c) for s, c in zip(sessions.session, sessions.state, strict=True)]
-        groups = []
-        for number in range(len(turns) // k):
-            lake = lakes.text[sessions.lake[number * k]]
-            group = Group(str(number), Query(lake, lake, "lake"), k, first=k)
-            group.rewards = {i: float(sessions.reward[number * k + i]) for i in range(k)}
-            groups.append(group)
-        self.method.believe(groups)
-        record = StepRecord(step, groups)
+        lakes, turns, end = self.run.task.lakes, sessions.turns, np.cumsum(sessions.turns)
+        owner = np.repeat(np.arange(len(self._groups)), [group.spent for group in self._groups])
+        number = np.arange(len(owner)) - np.searchsorted(owner, owner)
+        record = StepRecord(step, self._groups)
+        for group, session, reward in zip(owner, number, sessions.reward, strict=True):
+            self._groups[group].rewards[int(session)] = float(reward)
         if self.states is not None:
-            states = [texts[end - count : end] for end, count in zip(last, turns, strict=True)]
-            asyncio.run(self._close(record, states))
-        self.method.learn(groups)
-        keys = [f"{number}_{i}_0" for number in range(len(groups)) for i in range(k)]
+            where = zip(sessions.lake[sessions.session], sessions.state, strict=True)
+            texts = [lakes.state_text(m, s) for m, s in where]
+            states = [texts[last - count : last] for last, count in zip(end, turns, strict=True)]
+            asyncio.run(self._close(record, owner, number, states))
+        self.method.learn(self._groups)
+        keys = [f"{group}_{session}_0" for group, session in zip(owner, number, strict=True)]
         rows = match_rows(keys, [False] * len(keys), record)
         inputs = StepInputs(rows, 0.0, self.settings, self.method.fusion, record.turn_weight)
-        if record.turn_weight == 0:
-            return inputs.compute().advantage[sessions.session]
+        position = 2 * (np.arange(len(sessions.session)) - (end - turns)[sessions.session])
         mask = np.zeros((len(turns), 2 * turns.max()))
-        position = np.arange(len(texts)) - (last - turns)[sessions.session]
-        mask[sessions.session, 2 * position] = 1  # a token a turn, and the environment's answer
-        return inputs.token_advantages(mask)[sessions.session, 2 * position]
+        mask[sessions.session, position] = 1  # a token a turn, and the environment's answer
+        return inputs.token_advantages(mask)[sessions.session, position]
 
-    async def _close(self, record: StepRecord, states: Sequence[list[str]]) -> None:
+    async def _close(
+        self, record: StepRecord, owner: np.ndarray, number: np.ndarray, states: Sequence[list[str]]
+    ) -> None:
         assert self.states is not None
-        k = self.settings.k_init
-        for number, group in enumerate(record.groups):
-            self.states.add(group, {i: states[number * k + i] for i in range(k)}, record.step)
+        for group, session, texts in zip(owner, number, states, strict=True):
+            self.states.add(record.groups[group], {int(session): texts}, record.step)
         await self.states.close_step(record)
 
 
@@ -182,16 +198,20 @@ def make_prior(name: str, run: Run) -> Prior:
 
 def lines(value_model: str | None) -> dict[str, Line]:
     """The comparison's lines by name; the value model's only with one."""
-    found = {
-        "V0.5, outcome credit": Line(1, V05Learner),
-        "V0.5, turn credit, states' history": Line(1, V05Learner, {"state_prior": "none"}),
-        "V0.5, turn credit, critic": Line(1, V05Learner, {"state_prior": "critic"}),
-        "V0.5, turn credit, exact values": Line(1, V05Learner, {"state_prior": "exact"}),
-        "GRPO-8": Line(8, Grpo),
-    }
+    priors = {"states' history": "none", "critic": "critic", "exact values": "exact"}
     if value_model is not None:
-        found["V0.5, turn credit, value model"] = Line(1, V05Learner, {"state_prior": value_model})
-    return found
+        priors["value model"] = value_model
+    sparse, pool = {**SPARSE, "max_rollouts_per_step": ROLLOUTS}, 2 * ROLLOUTS
+    return {
+        REFERENCE: Line(1, V05Learner),
+        **{f"V0.5, turn credit, {name}": Line(1, V05Learner, {"values": prior}) for name, prior in priors.items()},
+        "sparse V0.5, outcome credit": Line(0, V05Learner, sparse, pool),
+        **{
+            f"sparse V0.5, turn credit, {name}": Line(0, V05Learner, {"values": prior, **sparse}, pool)
+            for name, prior in priors.items()
+        },
+        TARGET: Line(8, Grpo),
+    }
 
 
 class Measured(NamedTuple):
@@ -227,8 +247,10 @@ class Run:
 
     def step(self, step: int) -> int:
         """One training step; returns its turns."""
-        prompts = [next(self._order) for _ in range(ROLLOUTS // self.line.group)]
-        sessions = self.policy.play(self.task.lakes, np.repeat(prompts, self.line.group), self._rng)
+        looked_at = self.line.maps or ROLLOUTS // self.line.group
+        maps = np.array([next(self._order) for _ in range(looked_at)])
+        played = np.repeat(maps, self.learner.plan(maps, step))
+        sessions = self.policy.play(self.task.lakes, played, self._rng)
         advantage = self.learner.advantages(sessions, step)
         if advantage is not None:
             self._update(sessions, advantage)

@@ -50,7 +50,12 @@ class Witnessed(V05Learner):
 
     def __init__(self, run: Run, seed: int, providers: Mapping[str, str]):
         super().__init__(run, seed)
-        self.passengers = {name: Passenger(run, seed, state_prior=prior) for name, prior in providers.items()}
+        self.passengers = {name: Passenger(run, seed, values=prior) for name, prior in providers.items()}
+
+    def plan(self, maps: np.ndarray, step: int) -> np.ndarray:
+        for passenger in self.passengers.values():
+            passenger.plan(maps, step)
+        return super().plan(maps, step)
 
     def advantages(self, sessions: Sessions, step: int) -> np.ndarray | None:
         for passenger in self.passengers.values():
