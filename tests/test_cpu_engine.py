@@ -12,7 +12,8 @@ import verl.utils.model as verl_model
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from verl.workers.engine.base import EngineRegistry
 
-from verl_v05.platform.cpu_engine import ShmTensor, load_value_model, module_attribute
+from verl_v05.compat.module_attribute import module_attribute
+from verl_v05.platform.cpu_engine import ShmTensor, load_value_model
 
 VERLS_LOADER = verl_model.load_valuehead_model
 

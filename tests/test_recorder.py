@@ -1,32 +1,19 @@
-"""Where trajectories are recorded: checked before the run, one row a prompt."""
+"""What is recorded of a step's outcomes: one row a prompt."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from value_model.trajectories import read_trajectories
 from verl_v05.prior import Outcome, Query
-from verl_v05.settings import SettingsError
-from verl_v05.trainer.recorder import check_folder, write_outcomes
+from verl_v05.trainer.recorder import write_outcomes
 
 
 def config(folder: Path) -> DictConfig:
     trainer = {"default_local_dir": str(folder), "project_name": "project", "experiment_name": "run"}
     return OmegaConf.create({"trainer": trainer})
-
-
-def test_the_folder_is_made_before_the_run(tmp_path: Path) -> None:
-    check_folder(config(tmp_path / "new" / "checkpoints"))
-    assert (tmp_path / "new" / "checkpoints" / "trajectories").is_dir()
-
-
-def test_a_folder_that_cannot_be_made_is_refused_by_key(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match="trainer.default_local_dir='.*file/run' must be a folder"):
-        check_folder(config(tmp_path / "file" / "run"))
 
 
 def test_a_prompt_that_is_twice_in_a_batch_is_one_row_of_more_rollouts(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -25,7 +28,8 @@ from verl_v05.rollout.allocator import Allocator
 from verl_v05.rollout.manager import V05AgentLoopManager
 from verl_v05.rollout.record import StepRecord
 from verl_v05.rollout.rows import match_rows
-from verl_v05.settings import load_settings
+from verl_v05.rollout.worker import SessionResult, V05AgentLoopWorker
+from verl_v05.settings import PriorSettings, V05Settings, WatchSettings, load_settings
 from verl_v05.trainer.recorded import batch_outcomes
 
 
@@ -242,3 +246,74 @@ def test_lost_allocator_ends_groups_instead_of_hanging(manager: V05AgentLoopMana
     tq.kv_clear(keys=sampled.keys, partition_id="train")
     with pytest.raises(ray.exceptions.RayActorError):
         close(manager, 1)
+
+
+class Queue:
+    """TransferQueue's put, of which some calls hang or fail."""
+
+    def __init__(self, bad: list[str], how: str):
+        self.bad, self.how, self.told = bad, how, list[str]()
+
+    async def put(self, key: str, partition_id: str, tag: dict[str, str]) -> None:
+        if self.bad and self.bad[0] == tag["status"]:
+            self.bad.pop(0)
+            if self.how == "hangs":
+                await asyncio.sleep(1000)
+            raise ConnectionError("no storage unit answers")
+        self.told.append(f"{partition_id} {tag['status']}")
+
+
+def run_prompt(monkeypatch: pytest.MonkeyPatch, queue: Queue, settle: Any, validate: bool = False) -> None:
+    """One prompt of a worker whose sessions all score."""
+    worker: Any = object.__new__(V05AgentLoopWorker)
+    quick = WatchSettings(answer_s=0.1, session_s=0.1)
+    worker.settings = V05Settings(watch=quick, prior=PriorSettings(timeout_s=0.1))
+    worker.allocator = SimpleNamespace(settle=SimpleNamespace(remote=settle))
+    worker._run_agent_loop = lambda *_, **__: asyncio.sleep(0, SessionResult(1.0, []))
+
+    async def verls(self: Any, prompt: dict, *_: Any) -> None:
+        await tq.async_kv_put(key=prompt["uid"], partition_id="val", tag={"status": "running"})
+        await tq.async_kv_put(key=prompt["uid"], partition_id="val", tag={"status": "finished"})
+
+    monkeypatch.setattr(V05AgentLoopWorker.__mro__[1], "_run_prompt", verls)
+    monkeypatch.setattr(tq, "async_kv_put", queue.put)
+    asyncio.run(worker._run_prompt({"uid": "a"}, {}, {"validate": validate}))
+
+
+async def complete(*_: Any) -> int:
+    return 0
+
+
+async def silence(*_: Any) -> int:
+    await asyncio.sleep(1000)
+    return 0
+
+
+@pytest.mark.parametrize("how", ["hangs", "fails"])
+def test_a_prompt_ends_though_transfer_queue_did_not_take_its_beginning(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_prompt(monkeypatch, queue := Queue(["running"], how), complete)
+    assert queue.told == ["train failure"]
+
+
+def test_a_validation_prompt_ends_though_transfer_queue_did_not_take_its_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_prompt(monkeypatch, queue := Queue(["running"], "fails"), complete, validate=True)
+    assert queue.told == ["val failure"]
+
+
+def test_a_prompt_ends_though_the_allocator_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_prompt(monkeypatch, queue := Queue([], ""), silence)
+    assert queue.told == ["train running", "train failure"]
+
+
+@pytest.mark.parametrize("how", ["hangs", "fails"])
+def test_how_a_prompt_ended_is_told_again_and_then_the_worker_ends(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_prompt(monkeypatch, queue := Queue(["finished"] * 2, how), complete)
+    assert queue.told == ["train running", "train finished"]
+    ended = list[int]()
+    monkeypatch.setattr(os, "_exit", ended.append)
+    run_prompt(monkeypatch, queue := Queue(["finished"] * 3, how), complete)
+    assert queue.told == ["train running"] and ended == [1]

@@ -113,6 +113,17 @@ def test_folders_that_cannot_be_written_to_are_refused_at_launch(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["trajectories", "state_trajectories"])
+def test_a_folder_of_trajectories_that_cannot_be_written_to_is_refused_at_launch(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with tmpfs(tmp_path / name, "ro") as problem:
+        if problem:
+            pytest.skip(f"a file system cannot be mounted here: {problem}")
+        message = refusal(tmp_path)
+        assert message.count("must be a folder that can be written to") == 1
+        assert f"trainer.default_local_dir='{tmp_path}/{name}' must be a folder" in message
+
+
 def test_a_file_in_the_place_of_a_folder_is_refused_at_launch(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "algorithm.v05.record_dir=" in refusal(tmp_path / "run", f"algorithm.v05.record_dir={tmp_path}/file")

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
 from verl_v05.method import Method
-from verl_v05.settings import SettingsError, V05Settings, load_settings
+from verl_v05.settings import SettingsError, V05Settings, WatchSettings, load_settings, load_watch_settings
 
 SCHEDULE_PRESETS = ("rounds", "streaming", "fixed")
 PRESETS = (*SCHEDULE_PRESETS, "empirical_bayes", "sparse")
@@ -142,12 +142,26 @@ def test_wrong_types_name_key_value_and_type(values: dict, message: str) -> None
         ({"calibration": {"forgetting": 1.1}}, "calibration.forgetting", "1.1", r"in \[0, 1\]"),
         ({"calibration": {"history_forgetting": -1}}, "calibration.history_forgetting", "-1.0", r"in \[0, 1\]"),
         ({"prior": {"timeout_s": 0}}, "prior.timeout_s", "0.0", "a positive number of seconds"),
+        ({"prior": {"timeout_s": float("inf")}}, "prior.timeout_s", "inf", "a positive number of seconds"),
+        ({"watch": {"reward_s": 0}}, "watch.reward_s", "0.0", "a positive number of seconds"),
+        ({"watch": {"update_s": float("inf")}}, "watch.update_s", "inf", "a positive number of seconds"),
+        ({"watch": {"answer_s": -1}}, "watch.answer_s", "-1.0", "a positive number of seconds"),
         ({"prior": {"text_key": ""}}, "prior.text_key", "''", "null or an entry of extra_info"),
     ],
 )
 def test_impossible_values_name_key_value_and_what_is_allowed(values: dict, key: str, value: str, allowed: str) -> None:
     with pytest.raises(SettingsError, match=rf"algorithm\.v05\.{key}={value} is not allowed: it must be .*{allowed}"):
         check(values)
+
+
+def test_a_run_without_the_group_may_set_the_watchs_limits() -> None:
+    assert load_watch_settings(OmegaConf.create({"algorithm": {}})) == WatchSettings()
+    given: dict[str, Any] = {"algorithm": {"v05": {"watch": {"reward_s": 5}}}}
+    assert load_watch_settings(OmegaConf.create(given)) == WatchSettings(reward_s=5.0)
+    for value, message in (("soon", r"watch\.reward_s: Value 'soon'"), (0, r"watch\.reward_s=0\.0 is not allowed")):
+        given["algorithm"]["v05"]["watch"]["reward_s"] = value
+        with pytest.raises(SettingsError, match=rf"algorithm\.v05\.{message}"):
+            load_watch_settings(OmegaConf.create(given))
 
 
 @pytest.mark.parametrize("config", [{}, {"algorithm": {"gamma": 1}}, {"algorithm": {"v05": None}}])

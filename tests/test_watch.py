@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -15,10 +16,10 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_v05.prior import Query
 from verl_v05.rollout.allocator import Allocator
-from verl_v05.settings import V05Settings
+from verl_v05.settings import V05Settings, WatchSettings
 from verl_v05.trainer import v05, watch
 from verl_v05.trainer.base import MOST_REFILLS, RefillError, SyncTrainer
-from verl_v05.trainer.watch import LAST_WORDS, RunLostError, Watch
+from verl_v05.trainer.watch import LAST_WORDS, RunLostError, Watch, answered
 
 pytestmark = pytest.mark.usefixtures("small_cluster")
 
@@ -38,15 +39,48 @@ class Worker:
         time.sleep(1000)  # blocks the event loop, as a reward function that hangs does
 
 
+class WorkerDict:
+    """A blocking actor, as verl's ranks are."""
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def wait(self) -> None:
+        time.sleep(1000)
+
+
+class TokenizerManager:
+    """What sglang's server asks its scheduler with; the scheduler may be stopped."""
+
+    def __init__(self) -> None:
+        self.event_loop, self.stopped = asyncio.get_running_loop(), False
+
+    async def get_internal_state(self) -> list[dict[str, Any]]:
+        await asyncio.sleep(1000 if self.stopped else 0)
+        return [{}]
+
+
+class SGLangHttpServer(Worker):
+    """An actor with a scheduler behind it."""
+
+    async def start(self) -> None:
+        self.tokenizer_manager = TokenizerManager()
+
+    async def stop_scheduler(self) -> None:
+        self.tokenizer_manager.stopped = True
+
+
 class Runner:
     """Stands for verl's TaskRunner: waits in its main thread while the watch looks on."""
 
-    def run(self, folder: str, how: str, others: list[Any], answer_s: float = 300.0) -> None:
+    def run(self, folder: str, how: str, others: list[Any], **limits: float) -> None:
         watch.INTERVAL_S = 0.2
-        with Watch(folder, answer_s, lambda: "in step 7"):
+        with Watch(folder, WatchSettings(**limits), lambda: "in step 7"):
             Path(folder, "started").touch()
             if how == "ray.get":
                 ray.get(others[-1].wait.remote())
+            if how == "answered":
+                answered(others[-1].wait.remote(), "the last worker", 1.0)
             for _ in range(600):  # as verl's replay buffer polls
                 time.sleep(0.1)
 
@@ -61,6 +95,7 @@ def workers() -> Any:
 
 def start(folder: Path, how: str, others: list[Any], **kwargs: float) -> tuple[Any, Any]:
     """Its handle and its task, once the watch is looking on."""
+    folder.mkdir(exist_ok=True)
     runner = ray.remote(Runner).options(num_cpus=0).remote()
     run = runner.run.remote(str(folder), how, others, **kwargs)
     until = time.monotonic() + LIMIT_S
@@ -91,6 +126,50 @@ def test_an_actor_that_no_longer_answers_ends_the_run(how: str, workers: list[An
     with pytest.raises(RunLostError, match=rf"worker_0.*process {pid} .*has not answered for 2 s"):
         ray.get(run, timeout=LIMIT_S)
     os.kill(pid, signal.SIGCONT)
+
+
+def test_a_rank_may_be_silent_for_as_long_as_an_update_takes(tmp_path: Path) -> None:
+    rank = ray.remote(WorkerDict).options(num_cpus=0, name="rank_0").remote()
+    pid = ray.get(rank.pid.remote())
+    rank.wait.remote()
+    runner, run = start(tmp_path / "patient", "polling", [], answer_s=1.0, update_s=300.0)
+    with pytest.raises(ray.exceptions.GetTimeoutError):
+        ray.get(run, timeout=4)
+    ray.kill(runner)
+    _runner, run = start(tmp_path / "lost", "polling", [], answer_s=300.0, update_s=2.0)
+    with pytest.raises(RunLostError, match=rf"WorkerDict rank_0 \(process {pid} .*for 2 s \(.*update_s\)"):
+        ray.get(run, timeout=LIMIT_S)
+    ray.kill(rank)
+
+
+def test_an_actor_of_transfer_queues_namespace_is_asked_too(tmp_path: Path) -> None:
+    controller = ray.remote(Worker).options(num_cpus=0, name="controller", namespace="transfer_queue").remote()
+    os.kill(pid := ray.get(controller.pid.remote()), signal.SIGSTOP)
+    _runner, run = start(tmp_path, "polling", [], answer_s=2.0)
+    with pytest.raises(RunLostError, match=rf"Worker controller \(process {pid} .*has not answered for 2 s"):
+        ray.get(run, timeout=LIMIT_S)
+    ray.kill(controller)
+
+
+def test_an_engine_whose_scheduler_is_stopped_ends_the_run(tmp_path: Path) -> None:
+    server = ray.remote(SGLangHttpServer).options(num_cpus=0, name="server").remote()
+    ray.get(server.start.remote())
+    runner, run = start(tmp_path / "well", "polling", [], answer_s=1.0)
+    with pytest.raises(ray.exceptions.GetTimeoutError):
+        ray.get(run, timeout=4)
+    ray.kill(runner)
+    ray.get(server.stop_scheduler.remote())
+    _runner, run = start(tmp_path / "stopped", "polling", [], answer_s=2.0)
+    with pytest.raises(RunLostError, match=r"the scheduler of SGLangHttpServer server .*has not answered for 2 s"):
+        ray.get(run, timeout=LIMIT_S)
+    ray.kill(server)
+
+
+def test_a_call_of_the_trainer_has_a_limit_and_a_name(workers: list[Any], tmp_path: Path) -> None:
+    _runner, run = start(tmp_path, "answered", workers)
+    with pytest.raises(RunLostError, match=r"the last worker has not answered for 1 s \(.*update_s\)"):
+        ray.get(run, timeout=LIMIT_S)
+    assert "the last worker" in (tmp_path / LAST_WORDS).read_text()
 
 
 def test_an_end_that_was_asked_for_ends_nothing(workers: list[Any], tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from verl_v05.trainer.log_parts import log_path
 logger = logging.getLogger(__name__)
 
 RUN = "trainer.default_local_dir"
+TRAJECTORIES, STATES = "trajectories", "state_trajectories"  # below it
 
 
 def check_run_folder(config: DictConfig) -> None:
@@ -57,9 +58,13 @@ def claim_run_folder(config: DictConfig) -> None:
 
 def unwritable(config: DictConfig) -> Iterator[str]:
     """Folders that this package's part of the run could not write to."""
+    tried = set()
     for key, folder in _folders(config):
         # Of the nearest that is there: the others are made by the run.
         place = next(place for place in (folder, *folder.absolute().parents) if _is_there(place))
+        if (key, place) in tried:
+            continue
+        tried.add((key, place))
         try:
             # Not os.access, which knows neither read-only file systems nor, for root, anything else.
             with tempfile.TemporaryFile(dir=place):
@@ -122,7 +127,9 @@ def _missing(config: DictConfig, folder: Path) -> str:
 
 def _folders(config: DictConfig) -> Iterator[tuple[str, Path]]:
     trainer = config.trainer
-    yield RUN, Path(trainer.default_local_dir)
+    yield RUN, (run := Path(trainer.default_local_dir))
+    yield RUN, run / TRAJECTORIES
+    yield RUN, run / STATES
     if record := OmegaConf.select(config, f"{KEY}.record_dir"):
         yield f"{KEY}.record_dir", Path(record)
     cache = f"{KEY}.prior.kwargs.cache_path"

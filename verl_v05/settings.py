@@ -17,12 +17,13 @@ from value_model.checks import require
 from verl_v05.advantage import BASELINES, GROUP_WEIGHTINGS
 from verl_v05.registry import SettingsError
 
-__all__ = ["SettingsError", "V05Settings", "load_settings"]
+__all__ = ["SettingsError", "V05Settings", "load_settings", "load_watch_settings"]
 
 KEY = "algorithm.v05"
 PRIOR, STATE_PRIOR = f"{KEY}.prior", f"{KEY}.state_prior"
 OUTCOME, TURN = CREDITS = ("outcome", "turn")
 TO_TARGET = "to_target"
+SECONDS = "a positive number of seconds"
 
 
 @dataclass
@@ -87,8 +88,16 @@ class SparseSettings:
 class WatchSettings:
     """How long the run waits for what may never come; after that it ends, by the name of what it waited for."""
 
-    answer_s: float = 300.0  # an actor without a sign of life: the run ends
+    answer_s: float = 300.0  # an actor without a sign of life, or an engine's scheduler: the run ends
     session_s: float = 3600.0  # one rollout with its reward: the session has failed
+    reward_s: float = 600.0  # one call of the reward function, without the wait for its turn: the session has failed
+    # An actor whose methods block, a rank of the policy above all, may be silent for as long as an update, or a
+    # checkpoint's save, takes: the run ends. Also for one call of the allocator by the trainer.
+    update_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        for name, seconds in vars(self).items():
+            _require(f"watch.{name}", seconds, 0 < seconds < math.inf, SECONDS)
 
 
 @dataclass
@@ -155,9 +164,9 @@ class V05Settings:
         for group in ("support", "sparse"):
             seed = getattr(self, group).seed
             _require(f"{group}.seed", seed, seed >= 0, "at least 0")
-        limits = {"prior": ("timeout_s",), "state_prior": ("timeout_s",), "watch": ("answer_s", "session_s")}
-        for key, seconds in ((f"{g}.{n}", getattr(getattr(self, g), n)) for g, names in limits.items() for n in names):
-            _require(key, seconds, seconds > 0, "a positive number of seconds")
+        for group in ("prior", "state_prior"):
+            limit_s = getattr(self, group).timeout_s
+            _require(f"{group}.timeout_s", limit_s, 0 < limit_s < math.inf, SECONDS)
         _require("prior.timeout_share", self.prior.timeout_share, self.prior.timeout_share > 0, "positive")
         _require("prior.text_key", self.prior.text_key, self.prior.text_key != "", "null or an entry of extra_info")
 
@@ -194,8 +203,21 @@ def load_settings(config: DictConfig) -> V05Settings:
         raise SettingsError(_explain(error)) from error
 
 
-def _explain(error: OmegaConfBaseException) -> str:
-    where = f"{KEY}.{error.full_key}" if error.full_key else KEY
+def load_watch_settings(config: DictConfig) -> WatchSettings:
+    """``algorithm.v05.watch`` of a run with or without the rest of the group.
+
+    Raises:
+        SettingsError: as :func:`load_settings`.
+    """
+    group = OmegaConf.select(config, f"{KEY}.watch", default={})
+    try:
+        return cast(WatchSettings, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(WatchSettings), group)))
+    except OmegaConfBaseException as error:
+        raise SettingsError(_explain(error, f"{KEY}.watch")) from error
+
+
+def _explain(error: OmegaConfBaseException, group: str = KEY) -> str:
+    where = f"{group}.{error.full_key}" if error.full_key else group
     names = getattr(error.object_type, "__dataclass_fields__", {})
     known = "" if error.key in names or not names else f" (known keys: {', '.join(names)})"
     return f"{where}: {str(error.msg).splitlines()[0]}{known}"

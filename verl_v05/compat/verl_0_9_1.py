@@ -28,6 +28,7 @@ SOURCES = {
     f"{_TRAINER}._update_actor": "d7009bd8a69d40b9",
     f"{_TRAINER}.__init__": "6f938d77859b66ae",
     f"{_WORKER}._run_prompt": "3d9bca6b0ea5fe25",
+    "verl.experimental.reward_loop.reward_loop:RewardLoopManager.__init__": "063123b99c6667c4",  # the workers' class
     "verl.trainer.ppo.v1.utils:compute_advantage_for_multi_trajectories": "d973cc8aec79bc3d",
     "verl.trainer.ppo.ray_trainer:compute_advantage": "314695381c755264",
 }

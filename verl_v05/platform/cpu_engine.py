@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import ModuleType
 from typing import Any, SupportsIndex
 
 import torch
 from torch.multiprocessing.reductions import reduce_tensor  # torch's own, taken before sglang replaces it
 from transformers import AutoModelForTokenClassification, PretrainedConfig, PreTrainedModel
+
+from verl_v05.compat.module_attribute import module_attribute
 
 
 class ShmTensor(torch.Tensor):
@@ -38,17 +38,6 @@ def load_value_model(
         attn_implementation="sdpa",
         trust_remote_code=trust_remote_code,
     )
-
-
-@contextmanager
-def module_attribute(module: ModuleType, name: str, value: Any) -> Iterator[None]:
-    """Within the block, ``module.name`` is ``value``, for all threads of this process; afterwards what it was."""
-    original = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, original)
 
 
 def _register() -> None:

@@ -16,6 +16,7 @@ from verl_v05.prior.query import Query, make_query
 from verl_v05.rollout.allocator import Allocator
 from verl_v05.rollout.worker import V05AgentLoopWorker
 from verl_v05.settings import load_settings
+from verl_v05.trainer.watch import answered
 
 # Every open group of a step may wait in the allocator at once.
 MAX_OPEN_GROUPS = 1_000_000
@@ -29,6 +30,7 @@ class V05AgentLoopManager(AgentLoopManagerTQ):
         super().__init__(*args, **kwargs)
         settings = load_settings(self.config)
         self._text_key = settings.prior.text_key
+        self._limit_s = settings.watch.update_s
         self.agent_loop_workers_class = ray.remote(V05AgentLoopWorker)
         self.allocator: Any = (  # an actor handle, whose methods Ray makes at run time
             ray.remote(Allocator)
@@ -39,10 +41,8 @@ class V05AgentLoopManager(AgentLoopManagerTQ):
     async def _init_agent_loop_workers(self) -> None:
         await super()._init_agent_loop_workers()
         workers: list[Any] = self.agent_loop_workers
-        identities = await asyncio.gather(
-            self.allocator.fingerprint.remote(),
-            *(worker.attach.remote(self.allocator) for worker in workers),
-        )
+        asked = [self.allocator.fingerprint.remote(), *(worker.attach.remote(self.allocator) for worker in workers)]
+        identities = await asyncio.wait_for(asyncio.gather(*asked), self._limit_s)
         for name, theirs in zip(["the allocator", *self.agent_loop_workers], identities, strict=True):
             check_same(str(name), theirs)
 
@@ -50,7 +50,8 @@ class V05AgentLoopManager(AgentLoopManagerTQ):
         """Dispatch a batch without blocking; training batches are registered with the allocator first."""
         if "validate" not in prompts:
             asked = queries(prompts, self._text_key)
-            ray.get(self.allocator.open_batch.remote(int(prompts["global_steps"]), list(prompts["uid"]), asked))
+            task = self.allocator.open_batch.remote(int(prompts["global_steps"]), list(prompts["uid"]), asked)
+            answered(task, "the allocator, asked for open_batch,", self._limit_s)
         super().generate_sequences(prompts)
 
 

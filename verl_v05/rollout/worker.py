@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +29,8 @@ from verl_v05.rollout.turns import TURNS, turn_starts
 from verl_v05.settings import TURN, load_settings
 
 logger = logging.getLogger(__name__)
+
+TRIES = 3  # to publish how a prompt ended
 
 # verl exports the actor class only; Ray keeps the class it was made of here.
 _VerlWorker: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class  # type: ignore[attr-defined]
@@ -58,33 +62,56 @@ class V05AgentLoopWorker(_VerlWorker):
         return fingerprint()
 
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
-        if trajectory["validate"]:
-            await super()._run_prompt(prompt, sampling_params, trajectory, trace)
-            return
-        uid = prompt["uid"]
-        await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
+        uid, validate = prompt["uid"], trajectory["validate"]
+        try:
+            if validate:
+                await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+                return
+            await self._tell(uid, "train", "running")
+            failed = await self._run_group(prompt, sampling_params, trajectory, trace)
+        except Exception:
+            # The allocator or TransferQueue is gone. The trainer's own call to it raises, and that error ends the run;
+            # a group that never reached a terminal status would keep the trainer from making the call.
+            logger.exception("prompt %s has failed", uid)
+            failed = 1
+        await self._tell_the_end(uid, "val" if validate else "train", "failure" if failed else "finished")
+
+    async def _tell(self, uid: str, partition: str, status: str) -> None:
+        put = tq.async_kv_put(key=uid, partition_id=partition, tag={"status": status})
+        await asyncio.wait_for(put, self.settings.watch.answer_s)
+
+    async def _tell_the_end(self, uid: str, partition: str, status: str) -> None:
+        """Publish the status that the trainer waits for, without a limit of its own."""
+        for _ in range(TRIES):
+            try:
+                return await self._tell(uid, partition, status)
+            except Exception:
+                logger.exception("prompt %s has ended as %s, which TransferQueue does not take", uid, status)
+        sys.stderr.flush()
+        os._exit(1)  # the watch ends the run by this worker's name
+
+    async def _run_group(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool) -> int:
+        """Run a prompt's sessions, and those that it is granted; returns how many failed."""
+        uid, watch = prompt["uid"], self.settings.watch
         prompt.pop("__rollout_n__", None)
         if not prompt.pop("__do_sample__", True):
             sampling_params = dict(sampling_params)
             apply_greedy_sampling_params(sampling_params)
-
+        # The allocator answers when the priors are there, and the sessions of other prompts over.
+        patience_s = self.settings.prior.timeout_s + watch.session_s + watch.answer_s
         failed, first, extra = 0, 0, self.settings.k_init
-        try:
-            extra = extra or await self.allocator.first_rollouts.remote(uid)
-            while extra:
-                sessions = range(first, first + extra)
-                ended, problems, errors = await self._run_sessions(sessions, prompt, sampling_params, trajectory, trace)
-                failed += len(errors)
-                first += extra
-                rewards = {session: result.reward for session, result in ended.items()}
-                states = {session: result.states for session, result in ended.items() if result.states}
-                extra = await self.allocator.settle.remote(uid, rewards, errors, problems, states)
-        except Exception:
-            # The allocator is gone. The trainer's own call to it raises when the step is closed, and that error ends
-            # the run; a group that never reached a terminal status would keep the trainer from making the call.
-            logger.exception("prompt %s stops at %d rollouts", uid, first)
-            failed += 1
-        await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure" if failed else "finished"})
+        if not extra:
+            extra = await asyncio.wait_for(self.allocator.first_rollouts.remote(uid), patience_s)
+        while extra:
+            sessions = range(first, first + extra)
+            ended, problems, errors = await self._run_sessions(sessions, prompt, sampling_params, trajectory, trace)
+            failed += len(errors)
+            first += extra
+            rewards = {session: result.reward for session, result in ended.items()}
+            states = {session: result.states for session, result in ended.items() if result.states}
+            settled = self.allocator.settle.remote(uid, rewards, errors, problems, states)
+            extra = await asyncio.wait_for(settled, patience_s)
+        return failed
 
     async def _run_sessions(
         self, sessions: range, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool

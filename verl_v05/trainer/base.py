@@ -10,15 +10,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
-from omegaconf import DictConfig, OmegaConf
+import ray
+from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 from verl.experimental.agent_loop import AgentLoopManager
+from verl.experimental.reward_loop import reward_loop
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_v05.compat.contract import check_contract
+from verl_v05.compat.module_attribute import module_attribute
 from verl_v05.estimators.register import check_parameters, estimator_of, using
+from verl_v05.rollout.reward_limit import V05RewardLoopWorker
 from verl_v05.run_folder import check_run_folder
-from verl_v05.settings import KEY, WatchSettings
+from verl_v05.settings import load_watch_settings
 from verl_v05.trainer.checkpoint import (
     ALLOCATOR,
     COST,
@@ -31,7 +35,6 @@ from verl_v05.trainer.checkpoint import (
 )
 from verl_v05.trainer.cost import Cost, discarded_rollouts
 from verl_v05.trainer.log_parts import is_logged, move_aside, numbers
-from verl_v05.trainer.recorder import check_folder
 from verl_v05.trainer.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -57,19 +60,32 @@ class SyncTrainer(PPOTrainerSync):
     def __init__(self, config: DictConfig):
         check_contract()
         check_run_folder(config)  # again: a run may come without our launch check, and this may be another machine
-        check_folder(config)
         check_parameters(config.algorithm)
         super().__init__(config)
 
+    def init(self) -> None:
+        """Start the run's processes, as verl does; reward workers are those with a limit."""
+        with module_attribute(reward_loop, "RewardLoopWorker", V05RewardLoopWorker):
+            super().init()
+
     def fit(self, agent_loop_manager: AgentLoopManager) -> None:
+        """Train, under the eyes of the watch."""
+        folder, settings = self.config.trainer.default_local_dir, load_watch_settings(self.config)
+        with Watch(folder, settings, lambda: f"in step {self.global_steps}"):
+            self._train(agent_loop_manager)
+        self._end_engines()
+
+    def _train(self, agent_loop_manager: AgentLoopManager) -> None:
         self._estimator = estimator_of(self.config.algorithm.adv_estimator)
         self._restore(load_state(self._checkpoint_folder(resumed=True)) if self.global_steps > 0 else {})
         move_aside(self.config)
-        with Watch(self.config.trainer.default_local_dir, self._answer_s(), lambda: f"in step {self.global_steps}"):
-            super().fit(agent_loop_manager)
+        super().fit(agent_loop_manager)
 
-    def _answer_s(self) -> float:
-        return OmegaConf.select(self.config, f"{KEY}.watch.answer_s", default=WatchSettings().answer_s)
+    def _end_engines(self) -> None:
+        # Ray ends servers and schedulers in any order, and a server reports a scheduler that ends first as crashed.
+        for replica in self.llm_server_manager.get_replicas():
+            for server in replica.servers:
+                ray.kill(server)
 
     def on_step_begin(self) -> None:
         super().on_step_begin()

@@ -19,30 +19,9 @@ from value_model.conversions import reward_of_success
 from value_model.files import replaced
 from value_model.trajectories import write_trajectories
 from verl_v05.prior.query import Outcome
-from verl_v05.registry import SettingsError
 from verl_v05.rollout.record import StepRecord
 from verl_v05.rollout.step_inputs import StepInputs
-
-TRAJECTORIES = "trajectories"
-STATES = "state_trajectories"
-
-
-def check_folder(config: DictConfig) -> None:
-    """Make the folder of the trajectories, so that a run that could not record ends before its first step.
-
-    Raises:
-        SettingsError: it cannot be made, or not be written to.
-    """
-    folder = config.trainer.default_local_dir
-    allowed = "a folder that the trainer's process can write to: each step's trajectories are recorded there"
-    try:
-        path = Path(folder) / TRAJECTORIES
-        path.mkdir(parents=True, exist_ok=True)
-        writable = os.access(path, os.W_OK)
-    except OSError as error:
-        raise SettingsError(f"trainer.default_local_dir={folder!r} must be {allowed} ({error})") from error
-    if not writable:
-        raise SettingsError(f"trainer.default_local_dir={folder!r} must be {allowed}")
+from verl_v05.run_folder import TRAJECTORIES
 
 
 def write_outcomes(config: DictConfig, step: int, outcomes: Sequence[Outcome], folder: str = TRAJECTORIES) -> Path:

@@ -11,6 +11,7 @@ All overrides of private methods of verl's trainer are in this folder, and pinne
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,14 @@ from verl_v05.prior.thread import PriorError
 from verl_v05.rollout.outcome import shaping_reward
 from verl_v05.rollout.rows import NO_SESSION, StepRows, match_rows, padding, response_tokens
 from verl_v05.rollout.step_inputs import StepInputs
+from verl_v05.run_folder import STATES
 from verl_v05.trainer.base import SyncTrainer
 from verl_v05.trainer.checkpoint import ALLOCATOR, allocator_state, naming_state_file
 from verl_v05.trainer.metrics import step_metrics
-from verl_v05.trainer.recorder import STATES, write_outcomes, write_step
-from verl_v05.trainer.watch import RunLostError
+from verl_v05.trainer.recorder import write_outcomes, write_step
+from verl_v05.trainer.watch import RunLostError, answered
+
+logger = logging.getLogger(__name__)
 
 NAME = "v05"
 ANSWER_S = 10.0  # for what is asked when the run is over anyway
@@ -57,7 +61,6 @@ class V05Trainer(SyncTrainer):
     def fit(self, agent_loop_manager: AgentLoopManager) -> None:
         """Start the allocator's prior, train, and end it."""
         self._allocator: Any = agent_loop_manager.allocator  # type: ignore[attr-defined]  # check_run: it is ours
-        ray.get(self._allocator.start.remote(self._policy_placement_groups()))
         try:
             super().fit(agent_loop_manager)
         except RunLostError:
@@ -70,7 +73,19 @@ class V05Trainer(SyncTrainer):
                     + "\n  ".join(failures)
                 ) from error
             raise
-        ray.get(self._allocator.close.remote(), timeout=self.settings.prior.timeout_s)
+        try:
+            ray.get(self._allocator.close.remote(), timeout=self.settings.prior.timeout_s + ANSWER_S)
+        except Exception:  # the run is over, and whole
+            logger.exception("the allocator did not end what the prior has started: it ends with Ray")
+
+    def _train(self, agent_loop_manager: AgentLoopManager) -> None:
+        self._ask("start", self._policy_placement_groups())
+        super()._train(agent_loop_manager)
+
+    def _ask(self, question: str, *args: Any) -> Any:
+        """What a method of the allocator returns."""
+        task = getattr(self._allocator, question).remote(*args)
+        return answered(task, f"the allocator, asked for {question},", self.settings.watch.update_s)
 
     def _session_failures(self) -> list[str]:
         try:
@@ -85,7 +100,7 @@ class V05Trainer(SyncTrainer):
             state = allocator_state(folder, parts, self.settings.allow_missing_state)
             if state is not None:
                 with naming_state_file(folder, PriorError):
-                    ray.get(self._allocator.load_state_dict.remote(state))
+                    self._ask("load_state_dict", state)
 
     def _policy_placement_groups(self) -> list[PlacementGroup]:
         """Of the policy's ranks, one a node."""
@@ -94,10 +109,10 @@ class V05Trainer(SyncTrainer):
         return manager.get_resource_pool(role).get_placement_groups()
 
     def _state_parts(self) -> dict[str, Any]:
-        return {**super()._state_parts(), ALLOCATOR: ray.get(self._allocator.state_dict.remote())}
+        return {**super()._state_parts(), ALLOCATOR: self._ask("state_dict")}
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        record = ray.get(self._allocator.close_step.remote(self.global_steps))
+        record = self._ask("close_step", self.global_steps)
         rows = match_rows(batch.keys, padding(batch), record)
         shaping = self._shaping(batch, rows)
         loss = self.config.actor_rollout_ref.actor.loss_agg_mode
