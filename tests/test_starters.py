@@ -26,7 +26,7 @@ RECIPE = ROOT / "recipes" / "paper" / "grpo.sh"
 # In the place of verl.trainer.main_ppo: verl starts Ray and its task runner, which runs on the node that is not the
 # head, opens the loggers as verl's trainer does, and writes what it finds there.
 TRAINER = """
-import json, os, sys
+import json, os, signal, sys
 import psutil, ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from verl.trainer.main_ppo import run_ppo
@@ -45,6 +45,10 @@ class Runner:
         commands = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
         found = {"environment": dict(os.environ), "nodes": sum(node["Alive"] for node in ray.nodes())}
         found["submitted"] = [c for c in commands if "job submit" in c and os.environ["WANDB_RUN_GROUP"] in c]
+        with open(f"/proc/{os.getppid()}/status") as file:
+            ignored = int(next(line for line in file if line.startswith("SigIgn")).split()[1], 16)
+        found["raylet_ignores_quit"] = bool(ignored >> (signal.SIGQUIT - 1) & 1)
+        found["quit_is_default"] = signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL
         found["config"] = {"train": list(config.data.train_files), "test_freq": trainer.test_freq}
         os.makedirs(trainer.default_local_dir)
         with open(os.path.join(trainer.default_local_dir, "found.json"), "w") as file:
@@ -278,11 +282,15 @@ def cluster(ray_env: dict[str, str]) -> Iterator[dict[str, str]]:
         yield {**env, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
 
 
-def check_run(out: Path, train: Path) -> dict[str, str]:
-    """A run left its files where the dashboard looks for them; what its trainer's process had as environment."""
+def check_run(out: Path, train: Path, in_background: bool = False) -> dict[str, str]:
+    """A run left its files where the dashboard looks for them; what its trainer's process had as environment.
+
+    A shell has what it starts in the background ignore SIGQUIT, by which sglang's schedulers end their server.
+    """
     found = json.loads((out / "checkpoints" / "found.json").read_text())
     environment = found["environment"]
     assert found["nodes"] == 2 and found["config"] == {"train": [str(train)], "test_freq": 5}
+    assert found["raylet_ignores_quit"] == in_background and found["quit_is_default"]
     assert found["submitted"] == [], "the variables of a job are in its command line"
     assert read_metrics(out / "metrics.jsonl").index.tolist() == [1]
     assert len(list((out / "wandb").glob("offline-run-*"))) == 1
@@ -320,7 +328,7 @@ def test_slurm_starts_ray_on_its_nodes_and_runs_the_recipe_there(ray_env: dict[s
     job = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NODELIST": "node0,node1", "PORT": str(free_port())}
     done = run([STARTERS / "slurm.sh", RECIPE, "trainer.test_freq=5"], {**ray_env, **settings, **job})
     assert done.returncode == 0, done.stdout + done.stderr
-    check_run(tmp_path / "out", tmp_path / "train.parquet")
+    check_run(tmp_path / "out", tmp_path / "train.parquet", in_background=True)
 
 
 def wait_for(url: str, seconds: float = 120) -> None:

@@ -64,7 +64,8 @@ while len(alive := [node["NodeID"] for node in ray.nodes() if node["Alive"]]) < 
 if "WANDB_API_KEY" in os.environ and "WANDB_MODE" not in os.environ:
     task = ray.remote(num_cpus=0)(lambda: "WANDB_API_KEY" in os.environ)
     there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in alive]
-    if not all(ray.get([task.options(scheduling_strategy=strategy).remote() for strategy in there])):
+    asked = [task.options(scheduling_strategy=strategy).remote() for strategy in there]
+    if not all(ray.get(asked, timeout=float(sys.argv[2]))):
         sys.exit(
             "WANDB_API_KEY is set here and not in the environment of Ray on some node: export it before plain.sh head "
             "and worker, or set WANDB_MODE (offline; online where `wandb login` was done on the nodes)"

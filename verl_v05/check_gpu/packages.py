@@ -80,7 +80,7 @@ def _kernels() -> list[str]:
     failed = [f"kernel {name} differs from torch by {d:.3f}" for name, d in differences.items() if d > 0.1]
     saver = str(get_binary_path_from_package("torch_memory_saver_hook_mode_preload"))
     probe = [sys.executable, "-c", "print('loaded')"]
-    done = subprocess.run(probe, env={**os.environ, "LD_PRELOAD": saver}, capture_output=True, text=True)
+    done = subprocess.run(probe, env={**os.environ, "LD_PRELOAD": saver}, capture_output=True, text=True, timeout=60)
     if "loaded" not in done.stdout or "cannot be preloaded" in done.stderr:
         failed.append(
             f"the memory saver cannot be preloaded, put libcudart's folder into LD_LIBRARY_PATH: {done.stderr:.200}"

@@ -47,7 +47,9 @@ REPLACED = ("Replica",)  # classes of actors that their owner starts again
 # Their methods block, so a sign of life comes after the task at hand, which may be an update.
 BLOCKING = re.compile(r"WorkerDict|Runner|TrainingWorker|RayWorkerGroup")
 NAMESPACES = (None, "transfer_queue")  # of the actors: the run's own, and that of TransferQueue's controller
-ENGINES = ("SGLangHttpServer",)  # classes of actors with a scheduler behind them, a process that is no actor
+# Classes of actors with a scheduler behind them, a process that is no actor. sglang itself ends one whose batch takes
+# longer than 300 s, by a thread of the scheduler.
+ENGINES = ("SGLangHttpServer",)
 
 
 class RunLostError(RuntimeError):
