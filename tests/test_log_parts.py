@@ -112,6 +112,7 @@ def test_every_trainer_moves_the_log_before_verl_opens_it(path: Path, monkeypatc
     monkeypatch.setattr("verl_v05.trainer.base.Watch", lambda *_: nullcontext())
     trainer = object.__new__(SyncTrainer)
     trainer.global_steps, trainer.config = 0, config()
+    trainer.llm_server_manager = SimpleNamespace(get_replicas=list)
     trainer.fit(SimpleNamespace())
     assert losses(path) == {1: 1.0, 2: 1.0}
 

@@ -7,8 +7,10 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from omegaconf import OmegaConf
@@ -181,6 +183,21 @@ def test_an_end_that_was_asked_for_ends_nothing(workers: list[Any], tmp_path: Pa
         ray.get(run, timeout=4)
     assert not (tmp_path / LAST_WORDS).exists()
     ray.kill(runner)
+
+
+def test_the_engines_end_with_the_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    server = ray.remote(Worker).options(num_cpus=0).remote()
+    pid = ray.get(server.pid.remote())
+    monkeypatch.setattr(SyncTrainer, "_train", lambda self, manager: None)
+    trainer: Any = refilling_trainer(SyncTrainer, monkeypatch)
+    trainer.config = OmegaConf.create({"trainer": {"default_local_dir": str(tmp_path)}})
+    trainer.llm_server_manager = SimpleNamespace(get_replicas=lambda: [SimpleNamespace(servers=[server])])
+    trainer.fit(None)
+    until = time.monotonic() + LIMIT_S
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert not (tmp_path / LAST_WORDS).exists()
 
 
 def refilling_trainer(kind: type[SyncTrainer], monkeypatch: pytest.MonkeyPatch) -> SyncTrainer:
