@@ -16,6 +16,7 @@ import ray
 from omegaconf import OmegaConf
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
+from tests.faults.statement import fault
 from verl_v05.prior import Query
 from verl_v05.rollout.allocator import Allocator
 from verl_v05.settings import V05Settings, WatchSettings
@@ -208,6 +209,11 @@ def refilling_trainer(kind: type[SyncTrainer], monkeypatch: pytest.MonkeyPatch) 
     return made
 
 
+@fault(
+    "prompts that fail or are filtered are replaced again and again",
+    happens="the run ends after ten batches of them in one step",
+    do="see the first failure in the log",
+)
 def test_a_step_does_not_replace_failed_prompts_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = refilling_trainer(SyncTrainer, monkeypatch)
     for _ in range(2):  # every step anew
@@ -217,6 +223,11 @@ def test_a_step_does_not_replace_failed_prompts_for_ever(monkeypatch: pytest.Mon
             trainer._add_prompts_to_generate(1)
 
 
+@fault(
+    "all sessions of a step fail, as when every reward raises",
+    happens="the run ends with the first reasons as its last words",
+    do="repair what they name",
+)
 def test_the_first_failed_session_is_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     allocator = ray.remote(Allocator).options(num_cpus=0).remote(V05Settings())
     ray.get(allocator.open_batch.remote(3, ["a"], [Query("1+1", "1+1", "math")]))
