@@ -77,10 +77,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     if marker is None or "limit" in getattr(item, "fixturenames", ()):
         return (yield)
     statement: Statement = marker.args[0]
-    with Limit(statement.within_s) as whole:
-        result = yield
-    item.user_properties.append((statement.fault, whole.seconds))
-    return result
+    whole = Limit(statement.within_s)
+    try:
+        with whole:
+            return (yield)
+    finally:
+        item.user_properties.append((statement.fault, whole.seconds))
 
 
 class Recording:

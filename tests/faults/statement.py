@@ -62,10 +62,10 @@ class Limit:
             assert self.seconds <= self.within_s, f"took {self.seconds:.0f} s of {self.within_s:.0f}"
 
 
-def stated(folder: Path = ROOT / "tests") -> list[Statement]:
-    """All statements of the tests in a folder, in the order of files and lines."""
+def stated() -> list[Statement]:
+    """All statements of the tests, in the order of files and lines."""
     found = []
-    for path in sorted(folder.rglob("test_*.py")):
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
         if "fault(" not in (text := path.read_text()):
             continue
         calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]

@@ -41,7 +41,7 @@ def test_a_process_that_dies_ends_the_run_by_name(title: str, start: Start, limi
     "ignore_quit",
     [
         pytest.param(False, marks=fault("sglang's scheduler is killed in mid-step")),
-        pytest.param(True, marks=fault("the same in a run that was started with SIGQUIT ignored, as by `run &`")),
+        pytest.param(True, marks=fault("sglang's scheduler is killed where the launch ignored SIGQUIT, as by `run &`")),
     ],
 )
 def test_an_engine_without_its_scheduler_ends_the_run(ignore_quit: bool, start: Start, limit: Limit) -> None:
