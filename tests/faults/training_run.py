@@ -20,6 +20,7 @@ from verl_v05.trainer.log_parts import read_log
 
 LIMIT_S = 60  # from a fault to the run's end
 START_S = 300
+TITLE_S = 5  # Ray writes a new title for each task, and one that is being written reads as none
 GONE_S = 15  # from a kill of the launch to the end of its other processes
 SCHEDULER, SERVER = "the engine's scheduler", r"warm_python\.py serve"
 TINY = [
@@ -67,15 +68,16 @@ class TrainingRun:
         return self._titled(title)[0]
 
     def _titled(self, title: str) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.create_time() >= self.began and re.search(title, " ".join(process.cmdline())):
-                    found.append(process)
-            except psutil.NoSuchProcess:
-                continue
-        assert found, f"no process {title} in the run:\n{self.tail()}"
+        until = time.monotonic() + TITLE_S
+        while not (found := [process for process in psutil.process_iter() if self._has_title(process, title)]):
+            assert time.monotonic() < until, f"no process {title} in the run:\n{self.tail()}"
         return found
+
+    def _has_title(self, process: psutil.Process, title: str) -> bool:
+        try:
+            return process.create_time() >= self.began and bool(re.search(title, " ".join(process.cmdline())))
+        except psutil.NoSuchProcess:
+            return False
 
     def wait_for_step(self, step: int) -> None:
         until = time.monotonic() + START_S
