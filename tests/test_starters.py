@@ -285,12 +285,12 @@ def cluster(ray_env: dict[str, str]) -> Iterator[dict[str, str]]:
 def check_run(out: Path, train: Path, in_background: bool = False) -> dict[str, str]:
     """A run left its files where the dashboard looks for them; what its trainer's process had as environment.
 
-    A shell has what it starts in the background ignore SIGQUIT, by which sglang's schedulers end their server.
+    A script has what it starts in the background ignore SIGQUIT, by which sglang's schedulers end their server.
     """
     found = json.loads((out / "checkpoints" / "found.json").read_text())
     environment = found["environment"]
     assert found["nodes"] == 2 and found["config"] == {"train": [str(train)], "test_freq": 5}
-    assert found["raylet_ignores_quit"] == in_background and found["quit_is_default"]
+    assert found["quit_is_default"] and (found["raylet_ignores_quit"] or not in_background)
     assert found["submitted"] == [], "the variables of a job are in its command line"
     assert read_metrics(out / "metrics.jsonl").index.tolist() == [1]
     assert len(list((out / "wandb").glob("offline-run-*"))) == 1
