@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.training.compare_turns import Grpo, Line, Run, V05Learner, lines
-from benchmarks.training.lake import MOST_TURNS, STATES, Lakes, LakeTask, Policy
+from benchmarks.training.lake import LakeTask, Policy
+from recipes.agent.lake import MOST_TURNS, STATES, Lakes
 
 SMALL = LakeTask(train=16, validation=8)
 
