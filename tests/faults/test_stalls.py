@@ -128,7 +128,7 @@ def test_a_reward_function_that_keeps_the_interpreter_ends_the_run(start: Start,
         ),
         pytest.param(
             "ray::V05AgentLoopWorker",
-            "V05AgentLoopWorker",
+            "agent_loop_worker_0",
             ANSWER_S,
             marks=fault("an agent-loop worker is stopped, not dead (`algorithm.v05.watch.answer_s=10`)"),
         ),
