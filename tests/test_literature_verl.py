@@ -157,6 +157,7 @@ def trainer(folder: Path, adv_estimator: str, step: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(PPOTrainerSync, "fit", lambda *_: None)
     monkeypatch.setattr(PPOTrainerSync, "_save_checkpoint", lambda *_: None)
     monkeypatch.setattr("verl_v05.trainer.base.Watch", lambda *_: nullcontext())
+    monkeypatch.setattr(SyncTrainer, "_metrics_so_far", lambda *_: {})  # of a step, and there is none
     made = object.__new__(SyncTrainer)
     made.global_steps, made._step_began = step, 0.0
     made.config = OmegaConf.create(
@@ -165,6 +166,7 @@ def trainer(folder: Path, adv_estimator: str, step: int, monkeypatch: pytest.Mon
             "trainer": {"default_local_dir": str(folder), "resume_mode": "auto", "logger": ["console"]},
         }
     )
+    made.llm_server_manager = SimpleNamespace(get_replicas=list)
     made.fit(SimpleNamespace())
     return made
 

@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, TypeGuard, TypeVar
 
+import numpy as np
+
 from verl_v05.fusion import Array
 
 Registered = TypeVar("Registered", bound=Callable[..., Any])
@@ -67,6 +69,17 @@ class FunctionEstimator(Estimator):
         return self._function(rewards, group, **parameters)
 
 
+class TurnEstimator(Estimator):
+    """An estimator that credits each turn of a session; its agent loop records the turns (extra field ``turns``)."""
+
+    stateful = False
+
+    def advantages(self, rewards: Array, group: Array, **parameters: Any) -> GroupAdvantage:
+        raise TypeError(f"{type(self).__name__} credits turns: call turn_advantages")
+
+    turn_advantages: Callable[..., np.ndarray]  # (TurnRecords, **parameters) -> advantage of each turn, (N,), float64
+
+
 ESTIMATORS: dict[str, Callable[..., Any]] = {}  # name -> what was registered
 
 
@@ -94,5 +107,8 @@ def is_class(found: Callable[..., Any]) -> TypeGuard[type[Estimator]]:
 def parameters_of(name: str) -> list[inspect.Parameter]:
     """Keyword-only arguments of an estimator, its parameters in the config."""
     found = ESTIMATORS[name]
-    function = (found.parameters or found.advantages) if is_class(found) else found
+    function = found
+    if is_class(found):
+        own = found.turn_advantages if issubclass(found, TurnEstimator) else found.advantages
+        function = found.parameters or own
     return [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.kind is p.KEYWORD_ONLY]

@@ -1,7 +1,7 @@
 """The estimators of this package under verl's signature, and those of a user's own by class path.
 
 The rewards are verl's, token rewards summed over a response. Like verl's own estimators other than GRPO these take
-every row for a rollout: an agent loop must put out one row a session.
+every row for a rollout, so an agent loop must put out one row a session; those of turns know which rows are a session.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import make_dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,21 +19,34 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, register_adv_est
 
-from verl_v05.estimators.base import ESTIMATORS, Estimator, estimator, make_estimator, parameters_of
+from verl_v05.estimators.base import ESTIMATORS, Estimator, TurnEstimator, estimator, make_estimator, parameters_of
 from verl_v05.registry import import_path
+from verl_v05.rollout.turns import TURNS, TurnRecords, turns_of
 
 # verl calls estimators without telling for which run; the trainer puts its instance here around the call.
 _of_this_run: ContextVar[Estimator] = ContextVar("v05_estimator")
+_turn_rows: ContextVar[TurnRows] = ContextVar("v05_turn_rows")
+
+
+class TurnRows(NamedTuple):
+    """Which session each of R rows is of, and what its agent loop has recorded of its turns."""
+
+    session: np.ndarray  # (R,) negative for padding
+    output: np.ndarray  # (R,) number of the row in its session
+    turns: list[Any]  # (R,) the row's extra field ``turns``, None where there is none
 
 
 @contextmanager
-def using(instance: Estimator) -> Iterator[None]:
-    """Make ``instance`` the one that verl's calls inside reach."""
+def using(instance: Estimator, turn_rows: TurnRows | None = None) -> Iterator[None]:
+    """Make ``instance`` the one that verl's calls inside reach, and the rows those of the step."""
     token = _of_this_run.set(instance)
+    rows = _turn_rows.set(turn_rows) if turn_rows is not None else None
     try:
         yield
     finally:
         _of_this_run.reset(token)
+        if rows is not None:
+            _turn_rows.reset(rows)
 
 
 def estimator_of(name: str) -> Estimator | None:
@@ -99,6 +112,10 @@ def _instance(name: str) -> Estimator:
 
 
 def _register(name: str) -> None:
+    if isinstance(make_estimator(name), TurnEstimator):
+        _register_turns(name)
+        return
+
     def compute(
         token_level_rewards: torch.Tensor,
         response_mask: torch.Tensor,
@@ -122,6 +139,62 @@ def _register(name: str) -> None:
 
     compute.__name__ = f"compute_{name}_outcome_advantage"
     register_adv_est(name)(compute)
+
+
+def _register_turns(name: str) -> None:
+    def compute(
+        token_level_rewards: torch.Tensor,
+        response_mask: torch.Tensor,
+        index: np.ndarray,
+        config: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each turn's advantage on its tokens, as advantages and returns, both (R, T), 0 elsewhere; arguments as of
+        the other estimators."""
+        mask = response_mask.float().cpu().numpy()
+        outcome = token_level_rewards.sum(dim=-1).double().cpu().numpy()
+        records = _records(name, mask, outcome, np.asarray(index))
+        instance = _instance(name)
+        assert isinstance(instance, TurnEstimator)
+        try:
+            found = instance.turn_advantages(records, **load_parameters(config, name))
+        except ValueError as error:
+            raise ValueError(f"algorithm.{name}: {error}") from error
+        token_level = torch.as_tensor(records.turns.over_tokens(found, mask.shape)).to(token_level_rewards)
+        return token_level, token_level
+
+    compute.__name__ = f"compute_{name}_turn_advantage"
+    register_adv_est(name)(compute)
+
+
+def _records(name: str, mask: np.ndarray, outcome: np.ndarray, uid: np.ndarray) -> TurnRecords:
+    """What the rows' turns are.
+
+    Raises:
+        RuntimeError: there is no trainer that says so, or a row's turns are not recorded.
+    """
+    rows = _turn_rows.get(None)
+    if rows is None:
+        raise RuntimeError(f"algorithm.adv_estimator={name} credits turns: set trainer.v1.trainer_mode=sync_recorded")
+    turns = turns_of(mask, rows.session, rows.output)
+    found = np.bincount(turns.row, minlength=len(rows.turns))
+    recorded = []
+    for row in dict.fromkeys(turns.row.tolist()):  # in the order of the turns
+        of_row = rows.turns[row]
+        if of_row is None or len(of_row) != found[row]:
+            count = "none" if of_row is None else len(of_row)
+            raise RuntimeError(
+                f"algorithm.adv_estimator={name}: a row has {found[row]} turns, and its agent loop has recorded "
+                f"{count} in the extra field {TURNS!r} (verl_v05/rollout/turns.py)"
+            )
+        recorded.extend(of_row)
+    own = np.flatnonzero(rows.session >= 0)
+    row_of_session = np.zeros(rows.session.max(initial=-1) + 1, dtype=int)
+    row_of_session[rows.session[own]] = own  # any of them: verl gives all rows the session's reward
+    state, _ = pd.factorize(np.array([str(turn["state"]) for turn in recorded], dtype=object))
+    group, _ = pd.factorize(uid[row_of_session])
+    reward = np.array([float(turn["reward"]) for turn in recorded])
+    return TurnRecords(turns, state, reward, outcome[row_of_session], group)
 
 
 for _name in ESTIMATORS:

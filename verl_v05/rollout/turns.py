@@ -32,6 +32,22 @@ class TurnBatch:
         return values
 
 
+@dataclass(frozen=True)
+class TurnRecords:
+    """What the agent loop has recorded of a step's N turns, and the outcomes of its S sessions."""
+
+    turns: TurnBatch
+    state: np.ndarray  # (N,) number of the state; two turns of one group are in the same state where it is equal
+    reward: np.ndarray  # (N,) reward after the turn
+    outcome: np.ndarray  # (S,) reward of the session
+    group: np.ndarray  # (S,) index of its group
+
+    @property
+    def last(self) -> np.ndarray:
+        """Whether each turn is the last one of its session, (N,)."""
+        return np.append(self.turns.session[1:] != self.turns.session[:-1], True)[: len(self.turns.session)]
+
+
 def turn_starts(mask: np.ndarray) -> np.ndarray:
     """Indices of the first tokens of the turns of one response, whose mask is 1 on the policy's tokens, (T,)."""
     own = np.asarray(mask) != 0

@@ -10,7 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import ray
+import transfer_queue as tq
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 from verl.experimental.agent_loop import AgentLoopManager
@@ -19,8 +21,11 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_v05.compat.contract import check_contract
 from verl_v05.compat.module_attribute import module_attribute
-from verl_v05.estimators.register import check_parameters, estimator_of, using
+from verl_v05.estimators.base import TurnEstimator
+from verl_v05.estimators.register import TurnRows, check_parameters, estimator_of, using
 from verl_v05.rollout.reward_limit import V05RewardLoopWorker
+from verl_v05.rollout.rows import NO_SESSION, padding
+from verl_v05.rollout.turns import TURNS
 from verl_v05.run_folder import check_run_folder
 from verl_v05.settings import load_watch_settings
 from verl_v05.trainer.checkpoint import (
@@ -152,7 +157,8 @@ class SyncTrainer(PPOTrainerSync):
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         if self._estimator is None:
             return super()._compute_advantage(batch, metrics)
-        with using(self._estimator):
+        turns = _turn_rows(batch) if isinstance(self._estimator, TurnEstimator) else None
+        with using(self._estimator, turns):
             return super()._compute_advantage(batch, metrics)
 
     def _compute_metrics(
@@ -211,3 +217,15 @@ class SyncTrainer(PPOTrainerSync):
         # verl assigns the registered name here, and then compares it with "sync" to choose its replay buffer, batch
         # sizes and checkpoints. The name is left out on purpose: a trainer of this family is synchronous.
         del name
+
+
+def _turn_rows(batch: KVBatchMeta) -> TurnRows:
+    """The batch's sessions, and the turns that their agent loops have recorded."""
+    sessions: dict[str, int] = {}
+    session, output = np.full(len(batch.keys), NO_SESSION), np.zeros(len(batch.keys), dtype=int)
+    for row, (key, padded) in enumerate(zip(batch.keys, padding(batch), strict=True)):
+        if not padded:
+            name, number = key.rsplit("_", 1)
+            session[row], output[row] = sessions.setdefault(name, len(sessions)), int(number)
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+    return TurnRows(session, output, [fields.get(TURNS) for fields in data["extra_fields"].tolist()])

@@ -1,0 +1,89 @@
+"""Estimators of turns: by hand, and as verl calls them on sessions of several rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from verl.trainer.ppo.core_algos import get_adv_estimator_fn
+
+from verl_v05.estimators.gigpo import GiGPO
+from verl_v05.estimators.register import TurnRows, estimator_of, using
+from verl_v05.rollout.turns import TurnBatch, TurnRecords
+
+
+def records(states: list[list[int]], outcome: list[float], group: list[int]) -> TurnRecords:
+    """Sessions whose reward comes with the last turn."""
+    session = np.repeat(np.arange(len(states)), [len(s) for s in states])
+    last = np.append(session[1:] != session[:-1], True)
+    zeros = np.zeros_like(session)
+    reward = np.where(last, np.array(outcome)[session], 0.0)
+    turns = TurnBatch(session, session, zeros, zeros + 1)
+    return TurnRecords(turns, np.concatenate(states), reward, np.array(outcome), np.array(group))
+
+
+def test_gigpo_by_hand() -> None:
+    # Two sessions of one prompt: both in states 0 and 1, one wins; the winner was in state 2 alone.
+    found = GiGPO().turn_advantages(records([[0, 1, 2], [0, 1]], [1.0, 0.0], [0, 0]), gamma=0.5, normalise=False)
+    episode = np.array([0.5, 0.5, 0.5, -0.5, -0.5])
+    step = np.array([0.125, 0.25, 0.0, -0.125, -0.25])  # returns 1/4, 1/2, 1 against 0, 0
+    assert np.allclose(found, episode + step)
+
+
+def test_gigpo_normalises_by_the_standard_deviation_of_each_group() -> None:
+    found = GiGPO().turn_advantages(records([[0], [0], [0]], [1.0, 1.0, 0.0], [0, 0, 0]), gamma=1.0)
+    spread = np.std([1, 1, 0], ddof=1)
+    assert np.allclose(found, 2 * np.array([1, 1, -2]) / 3 / spread, rtol=1e-4)
+
+
+def test_gigpo_without_its_steps_is_grpo() -> None:
+    found = GiGPO().turn_advantages(records([[0, 1], [2], [0], [0, 3]], [1.0, 0.0, 1.0, 1.0], [0, 0, 1, 1]), omega=0.0)
+    outcome = torch.tensor([[1.0], [0.0], [1.0], [1.0]])
+    grpo, _ = get_adv_estimator_fn("grpo")(outcome, torch.ones(4, 1), np.array(["a", "a", "b", "b"], dtype=object))
+    assert np.allclose(found, grpo[[0, 0, 1, 2, 3, 3], 0].numpy(), rtol=1e-4)
+
+
+def test_the_same_state_of_another_prompt_is_another_state() -> None:
+    apart = GiGPO().turn_advantages(records([[0], [0]], [1.0, 0.0], [0, 1]))
+    assert (apart == 0).all()
+
+
+@pytest.mark.parametrize(("parameter", "value"), [("omega", -1.0), ("gamma", 1.5)])
+def test_gigpo_refuses_parameters_out_of_range(parameter: str, value: float) -> None:
+    with pytest.raises(ValueError, match=parameter):
+        GiGPO().turn_advantages(records([[0]], [1.0], [0]), **{parameter: value})
+
+
+MASK = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0]])
+UID = np.array(["a", "a", "a", "a"], dtype=object)  # rows: session 0 in two rows, session 1 in one, padding
+REWARDS = torch.tensor([[0, 0, 0, 1.0], [1.0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+TURNS = [
+    [{"state": "x", "text": "", "reward": 0.0}, {"state": "y", "text": "", "reward": 0.0}],
+    [{"state": "z", "text": "", "reward": 1.0}],
+    [{"state": "x", "text": "", "reward": 0.0}, {"state": "y", "text": "", "reward": 0.0}],
+    None,
+]
+
+
+def rows(turns: list) -> TurnRows:
+    return TurnRows(np.array([0, 0, 1, -1]), np.array([0, 1, 0, 0]), turns)
+
+
+def called(turns: list) -> torch.Tensor:
+    instance = estimator_of("gigpo")
+    assert instance is not None
+    config = {"gigpo": {"gamma": 0.5, "normalise": False}}
+    with using(instance, rows(turns)):
+        return get_adv_estimator_fn("gigpo")(REWARDS, MASK, UID, config=config)[0]
+
+
+def test_verl_gets_each_turns_advantage_on_its_tokens_over_all_rows_of_a_session() -> None:
+    expected = torch.tensor([[0.625, 0.625, 0, 0.75], [0.5, 0, 0, 0], [-0.625, 0, -0.75, -0.75], [0, 0, 0, 0]])
+    assert torch.allclose(called(TURNS), expected)
+
+
+def test_rows_without_recorded_turns_and_other_trainers_are_refused_by_name() -> None:
+    with pytest.raises(RuntimeError, match="a row has 2 turns, and its agent loop has recorded none .*'turns'"):
+        called([None, *TURNS[1:]])
+    with pytest.raises(RuntimeError, match="sync_recorded"):
+        get_adv_estimator_fn("gigpo")(REWARDS, MASK, UID)
