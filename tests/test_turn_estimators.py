@@ -7,8 +7,10 @@ import pytest
 import torch
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 
+from benchmarks.estimators import turn_gradients
 from verl_v05.estimators.gigpo import GiGPO
 from verl_v05.estimators.register import TurnRows, estimator_of, using
+from verl_v05.estimators.tree_opo import TreeOPO
 from verl_v05.rollout.turns import TurnBatch, TurnRecords
 
 
@@ -54,6 +56,36 @@ def test_gigpo_refuses_parameters_out_of_range(parameter: str, value: float) -> 
         GiGPO().turn_advantages(records([[0]], [1.0], [0]), **{parameter: value})
 
 
+def test_tree_opo_by_hand() -> None:
+    # Three sessions of one prompt part after state 0 and after 0, 1; state 2 below 1 is another prefix than 2 below 0.
+    tree = records([[0, 1, 2], [0, 1], [0, 2]], [1.0, 0.0, 0.0], [0, 0, 0])
+    value = np.array([1 / 3, 1 / 2, 1.0, 1 / 3, 1 / 2, 1 / 3, 0.0])
+    reward = np.array([1.0, 1, 1, 0, 0, 0, 0])
+    for alpha in (0.0, 0.5, 1.0):
+        kept = reward - alpha * value
+        found = TreeOPO().turn_advantages(tree, alpha=alpha, normalise=False)
+        assert np.allclose(found, kept - kept.mean())
+        found = TreeOPO().turn_advantages(tree, alpha=alpha)
+        assert np.allclose(found, (kept - kept.mean()) / kept.std(ddof=1), rtol=1e-4)
+
+
+def test_tree_opo_compares_no_prefixes_or_rewards_of_different_prompts() -> None:
+    found = TreeOPO().turn_advantages(records([[0], [0]], [1.0, 0.0], [0, 1]), alpha=0.5)
+    assert (found == 0).all()
+
+
+def test_tree_opo_values_a_revisited_state_by_the_way_to_it() -> None:
+    # The second visit of state 0 is the prefix 0, 0, which only the winner has: alone there, its r - V is 0.
+    found = TreeOPO().turn_advantages(records([[0, 0], [0]], [1.0, 0.0], [0, 0]), normalise=False)
+    assert np.allclose(found, [0.5, 0.0, -0.5])
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
+def test_tree_opo_refuses_parameters_out_of_range(alpha: float) -> None:
+    with pytest.raises(ValueError, match="alpha"):
+        TreeOPO().turn_advantages(records([[0]], [1.0], [0]), alpha=alpha)
+
+
 MASK = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0]])
 UID = np.array(["a", "a", "a", "a"], dtype=object)  # rows: session 0 in two rows, session 1 in one, padding
 REWARDS = torch.tensor([[0, 0, 0, 1.0], [1.0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
@@ -87,3 +119,35 @@ def test_rows_without_recorded_turns_and_other_trainers_are_refused_by_name() ->
         called([None, *TURNS[1:]])
     with pytest.raises(RuntimeError, match="sync_recorded"):
         get_adv_estimator_fn("gigpo")(REWARDS, MASK, UID)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_where_the_policy_decides_when_to_stop_outcome_credit_is_unbiased_and_turn_numbers_are_not(k: int) -> None:
+    true, outcome = turn_gradients.true_gradient(), turn_gradients.prior_credit
+    np.testing.assert_allclose(turn_gradients.expected_gradient(outcome, k), true, rtol=1e-12)
+    grpo, by_number = (
+        turn_gradients.expected_gradient(turn_gradients.CREDITS[name], k)
+        for name in (
+            "outcome less the group's mean (GRPO without its deviation)",
+            "centred by turn number (not offered)",
+        )
+    )
+    np.testing.assert_allclose(grpo, true * (k - 1) / k, rtol=1e-12)
+    factors = by_number / true
+    assert factors.max() / factors.min() > 1.3  # a later turn, which fewer sessions reach, learns more slowly
+    unweighted = turn_gradients.expected_gradient(lambda records: turn_gradients.state_credit(records, 0.0), k)
+    np.testing.assert_allclose(unweighted, true, rtol=1e-12)
+
+
+def test_the_true_gradient_of_the_process_is_that_of_its_chance_of_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, go, true = 1e-6, turn_gradients.GO, turn_gradients.true_gradient()
+    for turn in range(turn_gradients.TURNS):
+        ends = []
+        for sign in (1, -1):
+            monkeypatch.setattr(turn_gradients, "GO", go + sign * step * (np.arange(len(go)) == turn))
+            ends.append(turn_gradients.values()[0])
+        assert true[turn] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6)
+
+
+def test_the_page_of_turns_is_what_the_estimators_give() -> None:
+    assert turn_gradients.PAGE.read_text() == turn_gradients.page(turn_gradients.run())

@@ -10,10 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from verl_v05.estimators.base import TurnEstimator, estimator
-from verl_v05.estimators.groups import check, make_groups
+from verl_v05.estimators.groups import check, relative
 from verl_v05.rollout.turns import TurnRecords
-
-EPS = 1e-6
 
 
 @estimator("gigpo")
@@ -45,12 +43,5 @@ class GiGPO(TurnEstimator):
             returns[turn] = ahead
         pairs = np.stack([records.group[session], records.state], axis=1)
         anchor = np.unique(pairs, axis=0, return_inverse=True)[1]
-        episode = _relative(records.outcome, records.group, normalise)[session]
-        return episode + omega * _relative(returns, anchor.reshape(-1), normalise)
-
-
-def _relative(values: np.ndarray, group: np.ndarray, normalise: bool) -> np.ndarray:
-    """Values less their group's mean, over its standard deviation; 0 in a group of one."""
-    groups = make_groups(values, np.unique(group, return_inverse=True)[1])
-    centred = groups.rewards - groups.mean()[groups.index]
-    return centred / (groups.std()[groups.index] + EPS) if normalise else centred
+        episode = relative(records.outcome, records.group, normalise)[session]
+        return episode + omega * relative(returns, anchor.reshape(-1), normalise)

@@ -6,7 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from verl_v05.fusion import Array, as_float64
+
+EPS = 1e-6  # added to a standard deviation, as in verl's GRPO
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,17 @@ def make_groups(rewards: Array, group: Array) -> Groups:
     _, (size,) = as_float64(xp.bincount(group))
     check(bool(xp.all(size >= 1)), f"group must use every index of 0..{len(size) - 1}; sizes are {size}")
     return Groups(xp, rewards, xp.astype(group, xp.int64), size)
+
+
+def relative(values: np.ndarray, group: np.ndarray, normalise: bool) -> np.ndarray:
+    """Values (R,) less their group's mean, over its standard deviation (k - 1) if ``normalise``; 0 in a group of one.
+
+    Args:
+        group: any integers, equal where the group is, (R,).
+    """
+    groups = make_groups(values, np.unique(group, return_inverse=True)[1])
+    centred = groups.rewards - groups.mean()[groups.index]
+    return centred / (groups.std()[groups.index] + EPS) if normalise else centred
 
 
 def success(rewards: Array, low: float, high: float) -> Array:
