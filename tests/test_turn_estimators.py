@@ -101,17 +101,27 @@ def rows(turns: list) -> TurnRows:
     return TurnRows(np.array([0, 0, 1, -1]), np.array([0, 1, 0, 0]), turns)
 
 
-def called(turns: list) -> torch.Tensor:
-    instance = estimator_of("gigpo")
+def called(turns: list, name: str = "gigpo", **parameters: float) -> torch.Tensor:
+    instance = estimator_of(name)
     assert instance is not None
-    config = {"gigpo": {"gamma": 0.5, "normalise": False}}
+    config = {name: {"normalise": False, **(parameters or {"gamma": 0.5})}}
     with using(instance, rows(turns)):
-        return get_adv_estimator_fn("gigpo")(REWARDS, MASK, UID, config=config)[0]
+        return get_adv_estimator_fn(name)(REWARDS, MASK, UID, config=config)[0]
 
 
 def test_verl_gets_each_turns_advantage_on_its_tokens_over_all_rows_of_a_session() -> None:
     expected = torch.tensor([[0.625, 0.625, 0, 0.75], [0.5, 0, 0, 0], [-0.625, 0, -0.75, -0.75], [0, 0, 0, 0]])
     assert torch.allclose(called(TURNS), expected)
+
+
+def test_verl_gets_tree_opo_by_name_with_its_parameters() -> None:
+    # r - V/2: V is 1/2 in the shared prefixes and 1 for the winner alone in z.
+    kept = torch.tensor([0.75, 0.75, 0.5, -0.25, -0.25])
+    a = kept - kept.mean()
+    expected = torch.stack([a[[0, 0, 0, 1]], a[[2, 2, 2, 2]], a[[3, 3, 4, 4]], torch.zeros(4)]) * MASK
+    assert torch.allclose(called(TURNS, "tree_opo", alpha=0.5), expected)
+    with pytest.raises(ValueError, match=r"algorithm\.tree_opo: alpha must be in \[0, 1\]; got 2"):
+        called(TURNS, "tree_opo", alpha=2.0)
 
 
 def test_rows_without_recorded_turns_and_other_trainers_are_refused_by_name() -> None:
