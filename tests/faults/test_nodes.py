@@ -1,4 +1,4 @@
-"""Faults of a Ray of two nodes: one is lost, or the network between them is cut."""
+"""Faults of a Ray of two nodes: the network between them is cut."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from recipes.demo.warm_python import EXECUTABLE_KEY, start_server
-from tests.faults.conftest import Start
 from tests.faults.statement import Limit, fault
-from tests.test_starters import free_port
 from verl_v05.trainer.watch import LAST_WORDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -76,47 +73,6 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of these Rays; without one of its own, `ray start` takes that of the user's home, and drivers take none."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-
-
-@pytest.fixture
-def python(token: None) -> Iterator[str]:
-    """What starts Python quickly for the workers of a Ray that is not the launch's own."""
-    path = start_server()
-    yield path
-    for child in psutil.Process().children():
-        if child.status() != psutil.STATUS_ZOMBIE and str(Path(path).parent) in child.cmdline():
-            child.terminate()
-
-
-@pytest.fixture
-def two_nodes(token: None) -> Iterator[tuple[str, subprocess.Popen]]:
-    """Address of a Ray on this machine, and its second node, on which there is no rank of the policy."""
-    address = f"127.0.0.1:{free_port()}"
-    with ExitStack() as stack:
-        head = start_node(address, [*HEAD, f"--port={address.partition(':')[2]}", "--num-cpus=16", "--num-gpus=1"])
-        stack.callback(end, head)
-        second = start_node(address, ["--num-cpus=16"])
-        stack.callback(end, second)
-        yield address, second
-
-
-@fault(
-    "a node is lost in mid-step",
-    happens="the run ends; its last words name a process that was there, its node and the step",
-    within_s=90,
-)
-def test_a_lost_node_ends_the_run_by_name(
-    start: Start, two_nodes: tuple[str, subprocess.Popen], python: str, limit: Limit
-) -> None:
-    address, second = two_nodes
-    workers = "actor_rollout_ref.rollout.agent.num_workers=2"  # one on each node
-    run = start(workers, f"{EXECUTABLE_KEY}={python}", environment={"RAY_ADDRESS": address})
-    with run.frozen():
-        lost = end(second)
-    with limit:
-        assert run.ended(limit.within_s) != 0
-    words = (run.out / "checkpoints" / LAST_WORDS).read_text()
-    assert len(lost) > 2 and "has died" in words and "its node has died" in words and "in step" in words
 
 
 @pytest.fixture
