@@ -152,7 +152,7 @@ def test_the_stages_are_those_of_the_documentation() -> None:
     stages = {stage.name: stage for stage in make_stages(place)}
     guide = (Path(__file__).parents[1] / "docs" / "gpu.md").read_text()
     assert all(f"| `{name}` | {stage.limit_s} |" in guide for name, stage in stages.items())
-    assert {name for name, stage in stages.items() if stage.without_gpu is None} == {"tests", "value_released"}
+    assert {name for name, stage in stages.items() if stage.without_gpu is None} == {"tests"}
     assert "trainer.default_local_dir=/out/check_gpu_runs/v05/checkpoints" in stages["resume"].command[-1]
     assert stages["big"].without_gpu is not None and "--config-only && DRY_RUN=1 " in stages["big"].without_gpu[-1]
 

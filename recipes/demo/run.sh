@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One training run of the demo: a method of the paper's comparison (recipes/paper) at SETTING=cpu, and a seed.
+# One training run of the demo: a method of the paper's comparison (recipes/paper) and a seed, at SETTING [cpu] or gpu1.
 #   recipes/demo/run.sh METHOD SEED TASK_DIR RUN_DIR [hydra overrides]
 # METHOD: v05 (streaming) | v05_rounds | v05_fixed_k1 _k2 _k4 _k8 (no extra rollouts), these with a _v0 (value model) or
 # _none (no prior) behind them, or without (the prompts' history), then with an _eb (empirical-Bayes fusion), then
@@ -10,7 +10,7 @@ set -euo pipefail
 method=$1 seed=$2 task=$3 out=$4
 shift 4
 paper=$(cd "$(dirname "$0")/../paper" && pwd)
-export SETTING=cpu SEED=$seed TASK=$task OUT=$out
+export SETTING=${SETTING:-cpu} SEED=$seed TASK=$task OUT=$out
 
 bare=$method record=()
 if [[ $bare == v05*_loo ]]; then export BASELINE=leave_one_out bare=${bare%_loo}; fi

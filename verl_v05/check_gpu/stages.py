@@ -73,7 +73,8 @@ def make_stages(place: Place) -> list[Stage]:
             "value_released",
             "the released value model's shape with random weights: the same",
             limit_s=300,
-            command=(*value, "--released", str(out / "value_model")),
+            command=(released := (*value, "--released", str(out / "value_model"))),
+            without_gpu=(*released, "--layers", "1", "--prompts", "4", "--context", "16"),
         ),
         Stage(
             "sglang",
