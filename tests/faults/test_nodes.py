@@ -1,4 +1,4 @@
-"""Faults of a Ray of two nodes: the network between them is cut."""
+"""Faults of a Ray of two nodes: one is lost, or the network between them is cut."""
 
 from __future__ import annotations
 
@@ -98,31 +98,53 @@ def namespaces(token: None) -> Iterator[tuple[str, str]]:
         yield names[0], names[1]
 
 
+class TwoNodes:
+    """A driver on one node whose worker on the other one has a prompt; the networks' cable is between them."""
+
+    def __init__(self, namespaces: tuple[str, str], folder: Path, stack: ExitStack):
+        self.near, far = namespaces
+        self.folder, address = folder, "10.77.0.1:6379"
+        head = [*HEAD, "--port=6379", "--node-ip-address=10.77.0.1", "--num-cpus=2"]
+        stack.callback(end, start_node(address, head, self.near))
+        options = ["--node-ip-address=10.77.0.2", "--num-cpus=2", '--resources={"far": 1}']
+        self.far_node = start_node(address, options, far)
+        stack.callback(end, self.far_node)
+        self.driver = subprocess.Popen(
+            ["ip", "netns", "exec", self.near, sys.executable, "-c", DRIVER, address, str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=(folder / "driver.log").open("w"),
+            text=True,
+            env={**os.environ, "RAY_ADDRESS": address},
+        )
+        stack.callback(end, self.driver)
+        assert self.driver.stdout is not None and self.driver.stdout.readline() == "waiting\n"
+
+    def assert_ended_by_name(self, within_s: float) -> None:
+        assert self.driver.wait(within_s) != 0
+        words = (self.folder / LAST_WORDS).read_text()
+        assert "Worker agent_loop_worker" in words and "on 10.77.0.2" in words and "in step 7" in words
+        assert "RunLostError" in (self.folder / "driver.log").read_text()
+
+
+@pytest.fixture
+def two_nodes(namespaces: tuple[str, str], tmp_path: Path) -> Iterator[TwoNodes]:
+    with ExitStack() as stack:
+        yield TwoNodes(namespaces, tmp_path, stack)
+
+
 @fault(
     "the network between the driver and a worker's node is cut",
     within_s=120,
     do="repair the network and start it again: it resumes from its last checkpoint",
 )
-def test_a_cut_network_ends_the_run_by_name(namespaces: tuple[str, str], tmp_path: Path, limit: Limit) -> None:
-    near, far = namespaces
-    address = "10.77.0.1:6379"
-    with ExitStack() as stack:
-        head = start_node(address, [*HEAD, "--port=6379", "--node-ip-address=10.77.0.1", "--num-cpus=2"], near)
-        stack.callback(end, head)
-        options = ["--node-ip-address=10.77.0.2", "--num-cpus=2", '--resources={"far": 1}']
-        stack.callback(end, start_node(address, options, far))
-        driver = subprocess.Popen(
-            ["ip", "netns", "exec", near, sys.executable, "-c", DRIVER, address, str(tmp_path)],
-            stdout=subprocess.PIPE,
-            stderr=(tmp_path / "driver.log").open("w"),
-            text=True,
-            env={**os.environ, "RAY_ADDRESS": address},
-        )
-        stack.callback(end, driver)
-        assert driver.stdout is not None and driver.stdout.readline() == "waiting\n"
-        subprocess.run(["ip", "-n", near, "link", "set", f"{near[3:]}e", "down"], check=True)
-        with limit:
-            assert driver.wait(limit.within_s) != 0
-    words = (tmp_path / LAST_WORDS).read_text()
-    assert "Worker agent_loop_worker" in words and "on 10.77.0.2" in words and "in step 7" in words
-    assert "RunLostError" in (tmp_path / "driver.log").read_text()
+def test_a_cut_network_ends_the_run_by_name(two_nodes: TwoNodes, limit: Limit) -> None:
+    subprocess.run(["ip", "-n", two_nodes.near, "link", "set", f"{two_nodes.near[3:]}e", "down"], check=True)
+    with limit:
+        two_nodes.assert_ended_by_name(limit.within_s)
+
+
+@fault("a worker's node is lost: all of its processes are killed at once", within_s=120)
+def test_a_lost_node_ends_the_run_by_name(two_nodes: TwoNodes, limit: Limit) -> None:
+    assert len(end(two_nodes.far_node)) > 2
+    with limit:
+        two_nodes.assert_ended_by_name(limit.within_s)

@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_S = 2.0
 LOOK_S = 10.0  # for a look that is under way at the end, which may wait for Ray
-AFTERWARDS_S = 3
+AFTERWARDS_S = 3.0
+UNAVAILABLE_S = 90.0  # until Ray has given up a node that answers no more; whose calls fail at once
 GRACE_S = 30.0  # for the driver's own clean-up, which may wait for what was lost
 LAST_WORDS = "last_words.txt"
 EXIT_CODE = 70
@@ -109,13 +110,14 @@ class Watch:
         if self._lost is None and isinstance(error, RunLostError):
             self._lost = self._written(str(error))
         elif self._lost is None and isinstance(error, Exception):
-            self._lost = self._cause_of_error()
+            self._lost = self._cause_of_error(UNAVAILABLE_S if _is_unavailable(error) else AFTERWARDS_S)
         if self._lost is not None and kind is not None:
             raise self._lost from error
 
-    def _cause_of_error(self) -> RunLostError | None:
+    def _cause_of_error(self, patience_s: float) -> RunLostError | None:
         """The death that an error came of, which may be that of a process far from where it was raised."""
-        for _ in range(AFTERWARDS_S):  # Ray's table may learn of it later than who was waiting
+        until = time.monotonic() + patience_s
+        while time.monotonic() < until:  # Ray's table may learn of it later than who was waiting
             try:
                 found = next(self._deaths(self._actors()), None)
             except Exception:
@@ -249,3 +251,12 @@ def _name(actor: dict[str, Any]) -> str:
 def _cause(context: str) -> str:
     found = re.search(r'error_message: "((?:[^"\\]|\\.)*)"', context)
     return found[1].split(". Some common causes")[0] if found else "no reason given"
+
+
+def _is_unavailable(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came of, is Ray's for an actor that cannot be reached for now."""
+    while error is not None:
+        if isinstance(error, ray.exceptions.ActorUnavailableError):
+            return True
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return False
