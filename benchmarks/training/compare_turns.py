@@ -30,6 +30,7 @@ from benchmarks.training.in_process import ValuePrior
 from benchmarks.training.lake import TOKENS, LakeTask, Policy, Sessions
 from value_model.conversions import probability_of_value
 from value_model.files import write_text
+from verl_v05.estimators.gigpo import GiGPO
 from verl_v05.method import Method
 from verl_v05.prior import Outcome, Prior, Query
 from verl_v05.rollout.group import Group
@@ -37,10 +38,11 @@ from verl_v05.rollout.record import StepRecord
 from verl_v05.rollout.rows import match_rows
 from verl_v05.rollout.state_values import StateValues
 from verl_v05.rollout.step_inputs import StepInputs
+from verl_v05.rollout.turns import TurnBatch, TurnRecords
 from verl_v05.settings import V05Settings
 
 ROLLOUTS, LEARNING_RATE, CLIP = 128, 1e-3, 1.0
-REFERENCE, TARGET = "V0.5, outcome credit", "GRPO-8"
+REFERENCE, TARGET = "V0.5, outcome credit", "GiGPO-8"
 V05: dict[str, Any] = {"schedule": "fixed", "k_init": 1, "fusion": "empirical_bayes", "baseline": "leave_one_out"}
 
 
@@ -80,6 +82,58 @@ class Grpo(Learner):
         reward = sessions.reward.reshape(-1, self.run.line.group)
         spread = reward.std(axis=1, ddof=1, keepdims=True) + 1e-6
         return ((reward - reward.mean(axis=1, keepdims=True)) / spread).ravel()
+
+
+class GroupInGroup(Learner):
+    """GiGPO's, of :mod:`verl_v05.estimators.gigpo`."""
+
+    def advantages(self, sessions: Sessions, step: int) -> np.ndarray | None:
+        zeros = np.zeros_like(sessions.session)
+        reward = np.where(sessions.last, probability_of_value(sessions.reward)[sessions.session], 0.0)
+        group = np.arange(len(sessions.lake)) // self.run.line.group
+        turns = TurnBatch(sessions.session, sessions.session, zeros, zeros + 1)
+        return GiGPO().turn_advantages(TurnRecords(turns, sessions.state, reward, sessions.reward, group))
+
+
+class ActorCritic(Learner):
+    """Advantages over turns from a critic's values, as Turn-PPO, or as VAPO with its length-adaptive lambda.
+
+    Turn-PPO: gamma 0.99, lambda 0.9. VAPO: gamma 1, lambda 1 - 1 / (0.05 tokens of the session), its critic is taught
+    with the outcomes (lambda 1), and alone in the first ``warm_up`` steps, whose rollouts count.
+    """
+
+    def __init__(self, run: Run, seed: int, vapo: bool = False):
+        super().__init__(run, seed)
+        self._vapo, self._warm_up = vapo, 4 if vapo else 0
+        self._critic = Policy(outputs=1)
+        self._optimizer = torch.optim.Adam(self._critic.parameters(), 2e-3)
+        self._rng = np.random.default_rng(seed)
+
+    def advantages(self, sessions: Sessions, step: int) -> np.ndarray | None:
+        session, last, turns = sessions.session, sessions.last, sessions.turns[sessions.session]
+        features = self.run.task.lakes.features(sessions.lake[session], sessions.state)
+        with torch.no_grad():
+            values = self._critic(features)[:, 0].double().numpy()
+        gamma = 1.0 if self._vapo else 0.99
+        decay = np.clip(1 - 1 / (0.05 * TOKENS * turns), 0, 1) if self._vapo else np.full(len(session), 0.9)
+        outcome = sessions.reward[session]
+        following = np.where(last, 0.0, np.append(values[1:], 0.0))
+        change = np.where(last, outcome, 0.0) + gamma * following - values
+        advantage, ahead = np.zeros(len(session)), 0.0
+        for turn in reversed(range(len(session))):
+            ahead = change[turn] + (0.0 if last[turn] else gamma * decay[turn] * ahead)
+            advantage[turn] = ahead
+        self._teach(features, outcome if self._vapo else advantage + values)
+        return None if step <= self._warm_up else (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+
+    def _teach(self, features: torch.Tensor, target: np.ndarray) -> None:
+        wanted = torch.from_numpy(target.astype(np.float32))
+        for _ in range(8):
+            for part in np.array_split(self._rng.permutation(len(wanted)), 4):
+                loss = ((self._critic(features[part])[:, 0] - wanted[part]) ** 2).mean()
+                self._optimizer.zero_grad()
+                loss.backward()
+                self._optimizer.step()
 
 
 class V05Learner(Learner):
@@ -210,7 +264,10 @@ def lines(value_model: str | None) -> dict[str, Line]:
             f"sparse V0.5, turn credit, {name}": Line(0, V05Learner, {"values": prior, **sparse}, pool)
             for name, prior in priors.items()
         },
-        TARGET: Line(8, Grpo),
+        "GRPO-8": Line(8, Grpo),
+        TARGET: Line(8, GroupInGroup),
+        "Turn-PPO": Line(8, ActorCritic),
+        "VAPO": Line(8, ActorCritic, {"vapo": True}),
     }
 
 
