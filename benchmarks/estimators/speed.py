@@ -39,6 +39,7 @@ from verl_v05.settings import V05Settings
 
 TEMPLATE = Path(__file__).parent / "speed_page.md"
 K = (4, 16)  # sizes of groups
+ROWS = (8192, 131072)
 PROMPTS, FEW_TOKENS = 2048, 16
 CALLS = 20  # of a decision, for one of an advantage
 STRENGTH = 4.0  # of every prior, in rollouts
@@ -74,12 +75,12 @@ def step_of(rows: int, seed: int) -> tuple[StepRows, np.ndarray]:
     return rows, np.array([f"u{g}" for g in group], dtype=object)
 
 
-def advantage_times(rows: int, tokens: int, repeats: int, seed: int) -> list[dict[str, str]]:
+def advantage_times(rows: int, tokens: int, repeats: int, seed: int, device: str = "cpu") -> list[dict[str, str]]:
     """Our advantages beside verl's: the arrays alone, and the registered estimators with their (R, T) products."""
     step, index = step_of(rows, seed)
-    rewards = torch.zeros(len(index), tokens)
-    rewards[:, -1] = torch.as_tensor(step.rewards)
-    mask = torch.ones(len(index), tokens)
+    rewards = torch.zeros(len(index), tokens, device=device)
+    rewards[:, -1] = torch.as_tensor(step.rewards, device=device)
+    mask = torch.ones(len(index), tokens, device=device)
     verl = partial(compute_grpo_outcome_advantage, rewards, mask, index)
     vectorised = partial(compute_grpo_vectorized_outcome_advantage, rewards, mask, index)
     belief = step.opening_belief
@@ -155,22 +156,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=TEMPLATE.parent / "speed.md")
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="of the batch that verl's estimators are given: cpu or cuda")
+    parser.add_argument("--rows", type=int, default=ROWS[-1], help="leave out batches of more rows")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    shapes = [(8192, FEW_TOKENS), (8192, 1024), (131072, FEW_TOKENS)]
+    shapes = [(ROWS[0], FEW_TOKENS), (ROWS[0], 1024), (ROWS[1], FEW_TOKENS)]
+    shapes = [shape for shape in shapes if shape[0] <= args.rows]
     advantage = [
-        row for shape in track(shapes, "advantages") for row in advantage_times(*shape, args.repeats, args.seed)
+        row
+        for shape in track(shapes, "advantages")
+        for row in advantage_times(*shape, args.repeats, args.seed, args.device)
     ]
     decision = decision_times(CALLS * args.repeats, args.seed)
-    write_text(args.out, page(pd.DataFrame(advantage), pd.DataFrame(decision), args.repeats, args.seed))
+    write_text(args.out, page(pd.DataFrame(advantage), pd.DataFrame(decision), args))
     Console().print(args.out.read_text())
 
 
-def page(advantage: pd.DataFrame, decision: pd.DataFrame, repeats: int, seed: int) -> str:
+def page(advantage: pd.DataFrame, decision: pd.DataFrame, args: argparse.Namespace) -> str:
     """The page's text."""
     return TEMPLATE.read_text().format(
-        repeats=repeats,
-        seed=seed,
+        repeats=args.repeats,
+        seed=args.seed,
+        device=args.device,
         smallest=K[0],
         largest=K[1],
         torch_threads=torch.get_num_threads(),
@@ -181,7 +188,7 @@ def page(advantage: pd.DataFrame, decision: pd.DataFrame, repeats: int, seed: in
         numpy=np.__version__,
         torch=torch.__version__,
         advantage=advantage.to_markdown(index=False, disable_numparse=True),
-        calls=CALLS * repeats,
+        calls=CALLS * args.repeats,
         decision=decision.to_markdown(index=False, disable_numparse=True),
     )
 
@@ -189,6 +196,8 @@ def page(advantage: pd.DataFrame, decision: pd.DataFrame, repeats: int, seed: in
 def _seconds(work: Work) -> float:
     started = time.perf_counter()
     work()
+    if torch.cuda.is_initialized():  # else a GPU's work would be counted in a later call
+        torch.cuda.synchronize()
     return time.perf_counter() - started
 
 

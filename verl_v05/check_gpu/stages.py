@@ -58,6 +58,8 @@ def make_stages(place: Place) -> list[Stage]:
     out = place.out
     tests = (sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", str(place.checkout / "tests"))
     packages, value, policy = module("packages"), module("value_model"), out / "policy"
+    speed = (sys.executable, "-m", "benchmarks.estimators.speed", "--rows", "8192", "--repeats", "5")
+    estimator = (*speed, "--out", str(out / "estimator.md"), "--device")
     random_policy = module("policy", str(policy), "--tokenizer", str(place.task / "policy"))
     return [
         Stage("packages", "driver, compilers, packages, two kernels", 300, packages, packages),
@@ -75,6 +77,13 @@ def make_stages(place: Place) -> list[Stage]:
             limit_s=300,
             command=(released := (*value, "--released", str(out / "value_model"))),
             without_gpu=(*released, "--layers", "1", "--prompts", "4", "--context", "16"),
+        ),
+        Stage(
+            "estimator",
+            "advantages of 8,192 rows beside verl's GRPO, decisions for 2,048 prompts",
+            limit_s=180,
+            command=(*estimator, "cuda"),
+            without_gpu=(*estimator, "cpu"),
         ),
         Stage(
             "sglang",
