@@ -53,7 +53,7 @@ def test_v05_trains_with_turn_credit_on_sessions_of_several_rows(lake_task: Path
     assert any(f"val-core/{DATA_SOURCE}/acc/mean@1" in step for step in steps)
 
 
-@pytest.mark.parametrize("estimator", ["grpo", "gigpo"])
+@pytest.mark.parametrize("estimator", ["grpo", "gigpo", "tree_opo"])
 def test_other_estimators_train_on_the_same_task(estimator: str, lake_task: Path, tmp_path: Path) -> None:
     steps = train("grpo4", lake_task, tmp_path / "run", f"algorithm.adv_estimator={estimator}")
     assert [step["v05/total/rollouts"] for step in steps] == [16, 32]

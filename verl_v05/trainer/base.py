@@ -228,4 +228,4 @@ def _turn_rows(batch: KVBatchMeta) -> TurnRows:
             name, number = key.rsplit("_", 1)
             session[row], output[row] = sessions.setdefault(name, len(sessions)), int(number)
     data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-    return TurnRows(session, output, [fields.get(TURNS) for fields in data["extra_fields"].tolist()])
+    return TurnRows(session, output, [fields.get(TURNS) for fields in list(data["extra_fields"])])

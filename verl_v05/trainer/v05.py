@@ -135,7 +135,7 @@ class V05Trainer(SyncTrainer):
             return 0.0
         keys = [batch.keys[row] for row in rows.session_row]
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-        infos = [fields["reward_extra_info"] for fields in data["extra_fields"].tolist()]
+        infos = [fields["reward_extra_info"] for fields in list(data["extra_fields"])]
         return np.array([shaping_reward(info, self.settings.outcome) for info in infos])
 
     @property
